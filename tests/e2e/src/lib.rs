@@ -1,0 +1,1 @@
+//! Tests of the built programs on a real cluster.
