@@ -1,0 +1,164 @@
+//! The one shape in which a failure reaches a person: a stable code, a plain sentence, a remedy.
+//!
+//! Faces match on [`Code`] and never search in texts. A code is added only when a person or a face does something
+//! different because of it. Whether retrying can help is a property of the code, decided here and nowhere else.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A failure as a person sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Stable code, one per cause a person can act on.
+    pub code: Code,
+    /// One plain sentence about this case, without a trailing full stop; names the object, port, file or host concerned.
+    pub message: String,
+    /// What to do about it; the code's general remedy unless the case knows better.
+    pub remedy: String,
+}
+
+/// What retrying can do about a code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cure {
+    /// Passes by itself or with the next attempt: back off and retry.
+    Retry,
+    /// Waits for the cluster to change; a watch tells.
+    Wait,
+    /// Needs a person; a retry without a change is useless.
+    User,
+}
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal, $cure:ident, $remedy:literal;)+) => {
+        /// Stable failure codes. The text form is part of the API and never changes meaning.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[non_exhaustive]
+        pub enum Code {
+            $($(#[doc = $doc])+ #[serde(rename = $text)] $variant,)+
+        }
+
+        impl Code {
+            /// Every code, for tables in documents and tests.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable text form.
+            #[must_use]
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+
+            /// What retrying can do about it.
+            #[must_use]
+            pub fn cure(self) -> Cure {
+                match self { $(Self::$variant => Cure::$cure,)+ }
+            }
+
+            /// The general remedy.
+            #[must_use]
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)+ }
+            }
+
+            /// The cause in general, from the code's documentation.
+            #[must_use]
+            pub fn cause(self) -> &'static str {
+                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+            }
+        }
+    };
+}
+
+codes! {
+    /// The local port is in use by another program.
+    PortInUse = "port_in_use", User, "Stop that program, or choose another local port.";
+    /// The local port may not be bound without privileges.
+    PortPrivileged = "port_privileged", User, "Choose a local port of 1024 or above.";
+    /// The local address cannot be bound on this machine.
+    AddressUnavailable = "address_unavailable", User, "Use an address of this machine, such as 127.0.0.1 or localhost.";
+    /// The system refuses more open files.
+    TooManyFiles = "too_many_files", Retry, "Raise the limit of open files (`ulimit -n`).";
+
+    /// The kubeconfig is missing or cannot be read.
+    KubeconfigMissing = "kubeconfig_missing", User, "Set KUBECONFIG or pass --kubeconfig with the path of a readable file.";
+    /// The kubeconfig is not valid.
+    KubeconfigInvalid = "kubeconfig_invalid", User, "Correct the file at the place named.";
+    /// The kubeconfig has no such context, or the context names a cluster or user that is not there.
+    ContextMissing = "context_missing", User, "Run `kubectl config get-contexts` and use a name from the list.";
+    /// The exec credential plugin is not installed or not on PATH.
+    PluginMissing = "plugin_missing", User, "Install the plugin, or name it by its full path in the kubeconfig.";
+    /// The exec credential plugin failed, hung, or printed something that is no credential.
+    PluginFailed = "plugin_failed", User, "Run the plugin by hand in a terminal; log in again if it asks for it.";
+    /// The cluster does not accept the credentials.
+    Unauthorized = "unauthorized", User, "Log in again; the token or client certificate may have expired.";
+    /// The user lacks a permission.
+    Forbidden = "forbidden", User, "Ask for a Role with the verb and resource named.";
+    /// The API server's certificate is not trusted.
+    CertificateUntrusted = "certificate_untrusted", User, "Check certificate-authority and tls-server-name in the kubeconfig.";
+    /// The client certificate or key in the kubeconfig is unusable.
+    ClientCertificateInvalid = "client_certificate_invalid", User, "Renew the client certificate in the kubeconfig.";
+    /// The proxy refuses or asks for credentials.
+    ProxyRefused = "proxy_refused", User, "Check proxy-url in the kubeconfig, HTTPS_PROXY and NO_PROXY, and the credentials in them.";
+
+    /// The API server cannot be reached.
+    ClusterUnreachable = "cluster_unreachable", Retry, "Check the network or VPN; the forward recovers by itself.";
+    /// The API server answers with an error of its own.
+    ClusterError = "cluster_error", Retry, "Wait, or ask the cluster's administrator; the forward recovers by itself.";
+    /// The connection to the pod was lost.
+    ConnectionLost = "connection_lost", Retry, "Nothing to do: the forward reconnects by itself.";
+    /// No port-forward protocol could be agreed on with the API server.
+    TransportRefused = "transport_refused", Retry, "A proxy or gateway may block upgrades; try another --transport.";
+
+    /// The object does not exist.
+    TargetMissing = "target_missing", Wait, "Check name and namespace; the forward starts when the object appears.";
+    /// The object exists but has no such port.
+    TargetPortMissing = "target_port_missing", Wait, "Use one of the ports listed.";
+    /// No pod behind the target is ready.
+    NoReadyPods = "no_ready_pods", Wait, "Look at the pods' events; the forward starts when one is ready.";
+    /// The Service cannot be forwarded to because its endpoints are not pods.
+    TargetNotForwardable = "target_not_forwardable", User, "Forward to a Service or workload that has pods behind it.";
+    /// Nothing listens on the port inside the pod.
+    RemoteRefused = "remote_refused", Retry, "Check that the program in the pod listens on that port, on localhost.";
+    /// The pod is gone.
+    PodGone = "pod_gone", Retry, "Nothing to do: the forward moves to another pod.";
+    /// No pod became ready while the connection was held.
+    HoldTimeout = "hold_timeout", Retry, "Raise --hold, or look why no pod is ready.";
+    /// A limit that protects the node's container runtime was reached.
+    Overloaded = "overloaded", Retry, "Use fewer, longer connections.";
+
+    /// The forward's description is not valid.
+    SpecInvalid = "spec_invalid", User, "Correct the entry at the place named.";
+    /// This build does not serve forwards of this kind yet.
+    Unsupported = "unsupported", User, "Leave the entry out, or use a later version.";
+    /// A fault of this program.
+    Internal = "internal", Retry, "Report it with the log.";
+}
+
+impl Problem {
+    /// A problem with its code's general remedy.
+    #[must_use]
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), remedy: code.remedy().to_owned() }
+    }
+
+    /// The same problem with a remedy for this case.
+    #[must_use]
+    pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
+        self.remedy = remedy.into();
+        self
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -1,0 +1,120 @@
+//! What a forward points at in a cluster, before anything has been looked up.
+//!
+//! Four workload kinds of the reference become data per variant here, so that a pod selector cannot sit beside a proxy
+//! address. Resolution (Service port to container port, owner to pods) is an adapter's business.
+
+use std::fmt;
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+/// Which cluster, by way of a kubeconfig.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+pub struct ClusterRef {
+    /// Path list of kubeconfig files, in the platform's `PATH` syntax; `None` follows `KUBECONFIG`, then `~/.kube/config`.
+    pub kubeconfig: Option<String>,
+    /// Which context of it.
+    pub context: ContextRef,
+}
+
+/// A context of a kubeconfig.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContextRef {
+    /// Whatever `current-context` says, followed when it changes.
+    #[default]
+    Current,
+    /// This one, pinned: a switch of the current context never moves it.
+    Named(String),
+}
+
+/// What is looked up in the cluster to find pods.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The cluster it lives in.
+    pub cluster: ClusterRef,
+    /// Namespace; `None` is the context's namespace, else `default`.
+    pub namespace: Option<String>,
+    /// Which object.
+    pub object: TargetObject,
+}
+
+/// The object whose pods are meant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetObject {
+    /// A Service, through its EndpointSlices.
+    Service(String),
+    /// One pod by name.
+    Pod(String),
+    /// Pods by label selector, in `kubectl -l` syntax.
+    Labels(String),
+    /// Pods owned by a workload.
+    Workload {
+        /// Its kind.
+        kind: WorkloadKind,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// Kinds whose pods can be forwarded to by the owner's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkloadKind {
+    /// `apps/v1` Deployment.
+    Deployment,
+    /// `apps/v1` StatefulSet.
+    StatefulSet,
+    /// `apps/v1` DaemonSet.
+    DaemonSet,
+    /// `apps/v1` ReplicaSet.
+    ReplicaSet,
+    /// `batch/v1` Job.
+    Job,
+}
+
+/// The remote port as a person writes it. For a Service it is the Service's port first, the container's port if the
+/// Service has no such port (`docs/decisions`, design section 5).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RemotePort {
+    /// A number, 1-65535.
+    Number(NonZeroU16),
+    /// A port name of the Service or of the container.
+    Name(String),
+}
+
+impl WorkloadKind {
+    /// The lower-case singular that `kubectl` prints.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "statefulset",
+            Self::DaemonSet => "daemonset",
+            Self::ReplicaSet => "replicaset",
+            Self::Job => "job",
+        }
+    }
+}
+
+impl fmt::Display for TargetObject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service(name) => write!(f, "service/{name}"),
+            Self::Pod(name) => write!(f, "pod/{name}"),
+            Self::Labels(selector) => f.write_str(selector),
+            Self::Workload { kind, name } => write!(f, "{}/{name}", kind.as_str()),
+        }
+    }
+}
+
+impl fmt::Display for RemotePort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Number(number) => number.fmt(f),
+            Self::Name(name) => f.write_str(name),
+        }
+    }
+}
