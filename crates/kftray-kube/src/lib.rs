@@ -1,1 +1,10 @@
-//! kftray-kube
+//! Kubernetes behind the engine's traits: kubeconfig, credentials, watches, port-forward transports, session pool.
+//!
+//! Life of a connection: `resolve` turns a target into endpoints over the shared REST client of a [`Cluster`]; `pool` keeps
+//! one session per pod, opened by [`Cluster::upgrade`]; `session` carries the streams.
+
+mod cluster;
+mod connect;
+
+pub use cluster::{Cluster, ClusterState, Clusters};
+pub use connect::{Carrier, CarrierIo, Protocol};
