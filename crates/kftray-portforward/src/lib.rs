@@ -1,5 +1,18 @@
 //! The forwarding engine: the lifecycle of a forward, its listeners, its connections and its counters.
 //!
-//! Kubernetes is only known through [`ports`].
+//! [`Engine::start`] takes a [`ForwardConfig`] and gives a [`Forward`]; everything that happens afterwards is told by
+//! [`Forward::status`] and [`Forward::events`]. Kubernetes is only known through [`ports`].
 
+pub mod config;
+mod counters;
+mod engine;
+mod event;
+mod forward;
+mod platform;
 pub mod ports;
+mod supervisor;
+
+pub use config::{Balance, DEFAULT_HOLD, ForwardConfig, Limits, LocalAddress};
+pub use engine::Engine;
+pub use event::{Event, ReadyVia, Snapshot};
+pub use forward::Forward;

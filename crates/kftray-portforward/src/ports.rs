@@ -22,7 +22,8 @@ pub trait Resolve: Send + Sync + 'static {
 /// What is known about a target now.
 #[derive(Debug, Clone)]
 pub enum Resolution {
-    /// Nothing yet: the first answer of the cluster is still out.
+    /// Nothing yet: the first answer of the cluster is still out. If it comes again later, the cluster itself has changed
+    /// (context switched): what was known before is void, no new connection goes there.
     Pending,
     /// The pods, in a stable order (by pod name). May be empty or have none ready; `why_none` then says why.
     Endpoints {
@@ -33,7 +34,8 @@ pub enum Resolution {
     },
     /// It cannot be looked up; the problem's code says whether the adapter keeps retrying by itself ([`Cure::Retry`],
     /// [`Cure::Wait`]) or needs a person ([`Cure::User`]). In every case the adapter goes on watching for a cure
-    /// (kubeconfig edited, object created) and publishes the next value.
+    /// (kubeconfig edited, object created) and publishes the next value. After [`Cure::Retry`] (the watch is broken, the
+    /// API server away) the endpoints last known stay in use; after the others they are void.
     ///
     /// [`Cure::Retry`]: kftray_commons::Cure::Retry
     /// [`Cure::Wait`]: kftray_commons::Cure::Wait
@@ -137,6 +139,11 @@ pub trait Channel: Send + 'static {
 
     /// Whether [`Self::finish`] reaches the application.
     fn half_close(&self) -> HalfClose;
+
+    /// The client has closed both directions: nothing from the pod is wanted any more, but what was queued must still
+    /// arrive, followed by the end. Unlike a drop, which resets the streams, this leaves that to the transport, which
+    /// discards what comes back and gives up by itself after a while. Does not wait.
+    fn close(self: Box<Self>) {}
 }
 
 /// What a transport does with a half-close.

@@ -1,0 +1,206 @@
+//! The handle of one forward. Everything the forward consists of hangs on it: dropping it ends all at once.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kftray_commons::{Code, Counters, Problem, Status};
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::config::ForwardConfig;
+use crate::counters::Tally;
+use crate::engine::Process;
+use crate::event::{Event, ReadyVia, Snapshot};
+use crate::supervisor;
+
+/// Events kept for a receiver that is slow. A forward tells a few per change of state; only a storm of failed
+/// connections fills this, and then the newest matter.
+const EVENTS: usize = 256;
+
+/// The longest a stop lets connections finish, so that with everything else it stays under one second.
+const MAX_GRACE: Duration = Duration::from_millis(800);
+
+/// The longest a stop waits for the forward's own tasks before it aborts them.
+const MAX_STOP: Duration = Duration::from_millis(950);
+
+/// One running forward. Dropping it closes its listeners and connections at once.
+#[derive(Debug)]
+pub struct Forward {
+    about: Arc<About>,
+    /// The receiver that has seen every event since the start, for the first who asks.
+    first_events: Mutex<Option<broadcast::Receiver<Event>>>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What the forward's tasks tell and what they are told.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) config: ForwardConfig,
+    pub(crate) tally: Tally,
+    /// Set once, to the grace: the forward is to stop.
+    pub(crate) stop: watch::Sender<Option<Duration>>,
+    /// A person asks to try again now.
+    pub(crate) retry: Notify,
+    status: watch::Sender<Status>,
+    events: broadcast::Sender<Event>,
+    place: Mutex<Place>,
+}
+
+#[derive(Debug, Default)]
+struct Place {
+    addresses: Vec<SocketAddr>,
+    ready: Option<ReadyVia>,
+}
+
+impl Forward {
+    pub(crate) fn start(process: Arc<Process>, config: ForwardConfig) -> Self {
+        let (events, first) = broadcast::channel(EVENTS);
+        let about = Arc::new(About {
+            config,
+            tally: Tally::new(Instant::now()),
+            stop: watch::Sender::new(None),
+            retry: Notify::new(),
+            status: watch::Sender::new(Status::Stopped),
+            events,
+            place: Mutex::default(),
+        });
+        let mut tasks = JoinSet::new();
+        tasks.spawn(guard(process, Arc::clone(&about)));
+        Self { about, first_events: Mutex::new(Some(first)), tasks: Mutex::new(tasks) }
+    }
+
+    /// The name from the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.about.config.name
+    }
+
+    /// What it was started with.
+    #[must_use]
+    pub fn config(&self) -> &ForwardConfig {
+        &self.about.config
+    }
+
+    /// The status, now and as it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.about.status.subscribe()
+    }
+
+    /// Events. The first receiver gets every event since the start, later ones from now on. A receiver that falls 256
+    /// events behind is told so (`RecvError::Lagged`) and should read [`Self::snapshot`].
+    #[must_use]
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        lock(&self.first_events).take().unwrap_or_else(|| self.about.events.subscribe())
+    }
+
+    /// The counters now.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.about.tally.read(Instant::now())
+    }
+
+    /// Where it listens, with real ports; empty until bound.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        lock(&self.about.place).addresses.clone()
+    }
+
+    /// Everything at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let place = lock(&self.about.place);
+        Snapshot {
+            name: self.about.config.name.clone(),
+            status: self.about.status.borrow().clone(),
+            addresses: place.addresses.clone(),
+            ready: place.ready.clone(),
+            counters: self.counters(),
+        }
+    }
+
+    /// Tries again now, whatever it waits for: a person has freed the port or logged in.
+    pub fn retry(&self) {
+        self.about.retry.notify_one();
+    }
+
+    /// Stops: closes the listeners and resets waiting connections at once, lets open ones finish for `grace` (at most
+    /// 800 ms), then resets them. Never waits for the cluster or the network; ends within a second. Stopping twice is
+    /// harmless. Returns the final counters.
+    pub async fn stop(&self, grace: Duration) -> Counters {
+        let grace = grace.min(MAX_GRACE);
+        self.about.stop.send_if_modified(|stop| stop.is_none() && stop.replace(grace).is_none());
+        let mut status = self.about.status.subscribe();
+        let stopped = status.wait_for(|status| matches!(status, Status::Stopped));
+        if tokio::time::timeout(MAX_STOP, stopped).await.is_err() {
+            tracing::error!(forward = self.name(), "tasks did not end in time and are aborted");
+            lock(&self.tasks).abort_all();
+            self.about.publish_stopped();
+        }
+        self.counters()
+    }
+}
+
+impl About {
+    pub(crate) fn publish(&self, status: Status) {
+        if self.status.send_if_modified(|now| {
+            *now != status && {
+                *now = status.clone();
+                true
+            }
+        }) {
+            self.tell(Event::Status(status));
+        }
+    }
+
+    pub(crate) fn publish_stopped(&self) {
+        *lock(&self.place) = Place::default();
+        self.tell(Event::Stopped { counters: self.tally.read(Instant::now()) });
+        self.publish(Status::Stopped);
+    }
+
+    pub(crate) fn tell(&self, event: Event) {
+        // Without a receiver nobody wants to know.
+        drop(self.events.send(event));
+    }
+
+    pub(crate) fn set_addresses(&self, addresses: Vec<SocketAddr>, notes: Vec<String>) {
+        lock(&self.place).addresses.clone_from(&addresses);
+        if !addresses.is_empty() {
+            self.tell(Event::Listening { addresses, notes });
+        }
+    }
+
+    pub(crate) fn set_ready(&self, ready: Option<ReadyVia>) {
+        lock(&self.place).ready.clone_from(&ready);
+        if let Some(via) = ready {
+            self.tell(Event::Ready(via));
+        }
+    }
+}
+
+/// Runs the supervisor; its panic becomes the forward's status instead of the process's end.
+async fn guard(process: Arc<Process>, about: Arc<About>) {
+    let mut supervisor = JoinSet::new();
+    supervisor.spawn(supervisor::run(process, Arc::clone(&about)));
+    let Some(Err(error)) = supervisor.join_next().await else { return };
+    if !error.is_panic() {
+        return;
+    }
+    tracing::error!(forward = about.config.name, %error, "the supervisor panicked");
+    let message = format!("the forward {} ended by a fault of this program", about.config.name);
+    about.set_ready(None);
+    about.publish(Status::NeedsUser { cause: Problem::new(Code::Internal, message) });
+    about.set_addresses(Vec::new(), Vec::new());
+    // A stop must find an end even now.
+    if about.stop.subscribe().wait_for(Option::is_some).await.is_ok() {
+        about.publish_stopped();
+    }
+}
+
+/// A panic while the lock was held leaves plain values behind, never a broken invariant.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,34 @@
+//! What differs between operating systems, with the same functions for each.
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+use linux as system;
+#[cfg(not(target_os = "linux"))]
+mod other;
+#[cfg(not(target_os = "linux"))]
+use other as system;
+
+pub(crate) use system::{peer_state, port_owner};
+
+/// Whether the program at the other end of a local connection can still read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PeerState {
+    /// It holds its socket: what looked like a close was a half-close.
+    Open,
+    /// It has closed its socket.
+    Closed,
+    /// This system cannot tell, or the peer is not on this machine.
+    Unknown,
+}
+
+/// How many files this process may have open, if the system says so and it is finite.
+pub(crate) fn open_files_limit() -> Option<u64> {
+    #[cfg(unix)]
+    {
+        use nix::sys::resource::{Resource, getrlimit};
+        getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft).filter(|&soft| soft != u64::MAX)
+    }
+    #[cfg(not(unix))]
+    None
+}
