@@ -1,1 +1,14 @@
-//! Tests of the built programs on a real cluster.
+//! Tests of the built programs on a real cluster: what a person runs, seen from outside.
+//!
+//! The cluster is the one of `cargo xtask cluster up` with `cargo xtask cluster load`; `cargo xtask test` brings it up, points these tests at
+//! it through the environment ([`Ground`]) and takes it down. Nothing here links the programs: they are started, their events are
+//! read from standard output, and ordinary clients talk through the forwards.
+
+pub mod client;
+pub mod forward;
+pub mod ground;
+pub mod load;
+pub mod stream;
+
+pub use forward::Forward;
+pub use ground::Ground;
