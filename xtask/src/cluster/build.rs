@@ -1,0 +1,197 @@
+//! The programs of a cluster, built from the Go module proxy once and kept in the cache under a key over all their inputs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{command, output, show};
+use crate::paths::{ContentKey, cache, root};
+
+/// The Kubernetes version whose go.mod is committed in `testcluster/kube`.
+pub(crate) const KUBERNETES: &str = "1.36.3";
+/// What most users' nodes run.
+const CONTAINERD: &str = "2.4.2";
+/// The second-oldest that the module proxy serves: direct SPDY is what its clients use.
+pub(crate) const KUBERNETES_OLD: &str = "1.31.14";
+const COREDNS: &str = "1.15.0";
+/// Reported as the build date: a fixed one keeps the build reproducible.
+const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
+
+/// The built programs.
+pub(crate) struct Programs {
+    /// Every Kubernetes component and kubectl in one.
+    pub(crate) kube: PathBuf,
+    /// The directory of containerd, its shim and ctr.
+    pub(crate) containerd: PathBuf,
+    pub(crate) coredns: PathBuf,
+    pub(crate) fixture: PathBuf,
+}
+
+impl Programs {
+    /// Takes the programs from the cache and builds what is not there.
+    pub(crate) fn build(kubernetes: &str) -> Result<Self> {
+        let go = go_version()?;
+        Ok(Self {
+            kube: kube(kubernetes, &go)?,
+            containerd: containerd(&go)?,
+            coredns: coredns(&go)?,
+            fixture: fixture(&go)?,
+        })
+    }
+}
+
+fn go_version() -> Result<String> {
+    output(&mut command("go", ["env", "GOVERSION", "GOARCH"]))
+        .context("the test cluster is built with Go (1.26 or newer, which fetches a newer one itself): install Go, see https://go.dev/dl")
+}
+
+/// Makes `cache/<name>-<key>` by running `build` on a scratch directory beside it, unless it is there already.
+pub(super) fn cached(
+    name: &str,
+    key: ContentKey,
+    build: impl FnOnce(&Path) -> Result<()>,
+) -> Result<PathBuf> {
+    let place = cache()?.join(format!("{name}-{}", key.finish()));
+    if place.is_dir() {
+        return Ok(place);
+    }
+    println!("building {name} (once; kept in {})", place.display());
+    let scratch = place.with_extension(format!("building-{}", std::process::id()));
+    std::fs::create_dir_all(&scratch)?;
+    let built = build(&scratch).with_context(|| format!("cannot build {name}"));
+    if built.is_ok() && !place.is_dir() {
+        std::fs::rename(&scratch, &place)?;
+    } else {
+        std::fs::remove_dir_all(&scratch)?;
+    }
+    built.map(|()| place)
+}
+
+fn go(directory: &Path, args: &[&str]) -> Command {
+    let mut command = command("go", args);
+    // Static programs: they run on an empty root and on any distribution.
+    command.current_dir(directory).env("CGO_ENABLED", "0").env("GOFLAGS", "-buildvcs=false");
+    command
+}
+
+fn kube(version: &str, go_version: &str) -> Result<PathBuf> {
+    let source = root().join("testcluster/kube");
+    let flags = kube_flags(version)?;
+    let key = ContentKey::default().add(go_version).add(version).add(&flags).add_files(&source)?;
+    let place = cached(&format!("kube-{version}"), key, |scratch| {
+        let out = scratch.join("kube");
+        let out = out.to_string_lossy();
+        let mut args = vec!["build", "-trimpath", "-ldflags", &flags, "-o", &out];
+        if version == KUBERNETES {
+            args.push(".");
+            return show(&mut go(&source, &args));
+        }
+        let module = scratch.join("source");
+        std::fs::create_dir(&module)?;
+        for file in ["main.go", "kubelet.go", "kubelet_old.go"] {
+            std::fs::copy(source.join(file), module.join(file))?;
+        }
+        std::fs::write(module.join("go.mod"), go_mod(version)?)?;
+        // Later additions to etcd's and kubectl's requirements are for tidy to find.
+        show(&mut go(&module, &["mod", "tidy"]))?;
+        if minor(version)? < KUBELET_WITH_CONTEXT {
+            args.push("-tags=kubelet_without_context");
+        }
+        args.push(".");
+        show(&mut go(&module, &args))
+    })?;
+    Ok(place.join("kube"))
+}
+
+/// The first minor version whose kubelet command takes a context.
+const KUBELET_WITH_CONTEXT: u32 = 32;
+
+fn minor(version: &str) -> Result<u32> {
+    let minor = version.split('.').nth(1).and_then(|minor| minor.parse().ok());
+    minor.with_context(|| format!("{version:?} is not a Kubernetes version such as {KUBERNETES}"))
+}
+
+/// Without these, clients and servers report v0.0.0.
+fn kube_flags(version: &str) -> Result<String> {
+    let minor = minor(version)?;
+    let base = "k8s.io/component-base/version";
+    Ok(format!(
+        "-s -w -X {base}.gitVersion=v{version} -X {base}.gitMajor=1 -X {base}.gitMinor={minor} \
+         -X {base}.gitTreeState=clean -X {base}.gitCommit=proxy -X {base}.buildDate={BUILD_DATE} \
+         -X k8s.io/client-go/pkg/version.gitVersion=v{version}"
+    ))
+}
+
+/// The go.mod of a program that imports `k8s.io/kubernetes` of this version: its own go.mod replaces the staging modules by
+/// folders of its repository, which does not work from outside; we replace them by the same modules' releases (v0.MINOR.PATCH).
+fn go_mod(version: &str) -> Result<String> {
+    let download = output(&mut go(
+        &std::env::temp_dir(),
+        &["mod", "download", "-json", &format!("k8s.io/kubernetes@v{version}")],
+    ))?;
+    let download: serde_json::Value = serde_json::from_str(&download)?;
+    let directory =
+        download.get("Dir").and_then(|dir| dir.as_str()).context("go mod download gave no directory")?;
+    let theirs = std::fs::read_to_string(Path::new(directory).join("go.mod"))?;
+    let Some(release) = version.strip_prefix("1.").map(|rest| format!("v0.{rest}")) else {
+        bail!("{version:?} is not a Kubernetes version such as {KUBERNETES}");
+    };
+    let staging: Vec<&str> =
+        theirs.lines().filter_map(|line| Some(line.trim().split_once(" => ./staging")?.0)).collect();
+    let mut ours = String::from("module github.com/kftray/kftray/testcluster/kube\n\n");
+    for line in theirs.lines().filter(|line| line.starts_with("go ") || line.starts_with("godebug default")) {
+        ours.push_str(&format!("{line}\n"));
+    }
+    ours.push_str(&format!("\nrequire (\n\tk8s.io/kubernetes v{version}\n"));
+    for line in theirs.lines().filter(|line| line.starts_with('\t') && !line.contains("=>")) {
+        let mut words = line.split_whitespace();
+        if let (Some(module), Some(required)) =
+            (words.next(), words.next().filter(|word| word.starts_with('v')))
+        {
+            let required = if staging.contains(&module) { &release } else { required };
+            ours.push_str(&format!("\t{module} {required}\n"));
+        }
+    }
+    ours.push_str(")\n\nreplace (\n");
+    for module in staging {
+        ours.push_str(&format!("\t{module} => {module} {release}\n"));
+    }
+    ours.push_str(")\n");
+    Ok(ours)
+}
+
+fn containerd(go_version: &str) -> Result<PathBuf> {
+    let module = "github.com/containerd/containerd/v2";
+    let flags = format!("-s -w -X {module}/version.Version=v{CONTAINERD}");
+    let key = ContentKey::default().add(go_version).add(&flags);
+    cached(&format!("containerd-{CONTAINERD}"), key, |scratch| {
+        let programs = ["containerd", "containerd-shim-runc-v2", "ctr"]
+            .map(|name| format!("{module}/cmd/{name}@v{CONTAINERD}"));
+        let mut args = vec!["install", "-trimpath", "-ldflags", &flags];
+        args.extend(programs.iter().map(String::as_str));
+        show(go(scratch, &args).env("GOBIN", scratch))
+    })
+}
+
+fn coredns(go_version: &str) -> Result<PathBuf> {
+    let key = ContentKey::default().add(go_version).add(COREDNS);
+    let place = cached(&format!("coredns-{COREDNS}"), key, |scratch| {
+        let program = format!("github.com/coredns/coredns@v{COREDNS}");
+        show(go(scratch, &["install", "-trimpath", "-ldflags", "-s -w", &program]).env("GOBIN", scratch))
+    })?;
+    Ok(place.join("coredns"))
+}
+
+fn fixture(go_version: &str) -> Result<PathBuf> {
+    let source = root().join("testcluster/fixture");
+    let key = ContentKey::default().add(go_version).add_files(&source)?;
+    let place = cached("fixture", key, |scratch| {
+        let out = scratch.join("fixture");
+        show(&mut go(
+            &source,
+            &["build", "-trimpath", "-ldflags", "-s -w", "-o", &out.to_string_lossy(), "."],
+        ))
+    })?;
+    Ok(place.join("fixture"))
+}
