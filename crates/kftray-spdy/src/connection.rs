@@ -538,3 +538,34 @@ impl Decimal {
         self.digits.get(begin..).and_then(|digits| std::str::from_utf8(digits).ok()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_run_out_with_a_typed_error() {
+        let (mut client, mut out) = (Client::new(), Vec::new());
+        client.next_pair = PairId::MAX;
+        let last = client.open(80, b"", &mut out).unwrap();
+        assert_eq!(last.data_stream(), StreamId::MAX, "the last id is used");
+        assert_eq!(PairId::of(last.error_stream()), (last, true));
+        assert_eq!(PairId::of(last.data_stream()), (last, false));
+        assert_eq!(client.open(80, b"", &mut out), Err(OpenError::IdsExhausted));
+        assert!(!client.can_open());
+    }
+
+    #[test]
+    fn ping_ids_stay_odd_when_they_wrap() {
+        let (mut client, mut out) = (Client::new(), Vec::new());
+        client.next_ping = u32::MAX;
+        assert_eq!((client.ping(&mut out), client.ping(&mut out)), (u32::MAX, 1));
+    }
+
+    #[test]
+    fn decimal_digits() {
+        for number in [0, 7, 10, 65535, u32::MAX] {
+            assert_eq!(Decimal::default().write(number), number.to_string());
+        }
+    }
+}

@@ -20,4 +20,6 @@
 pub mod channel;
 pub mod connection;
 pub mod frame;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod ws;
