@@ -3,10 +3,19 @@
 //!
 //! Pure: no sockets, no runtime, no clock, no Kubernetes.
 
+pub mod border;
+pub mod check;
+pub mod event;
+pub mod names;
 pub mod problem;
+pub mod selector;
+pub mod spec;
 pub mod status;
+pub mod tags;
 pub mod target;
 
+pub use event::Event;
 pub use problem::{Code, Cure, Problem};
+pub use spec::{ForwardId, ForwardSpec, Workload};
 pub use status::{Counters, Status};
 pub use target::{ClusterRef, ContextRef, RemotePort, Target, TargetObject, WorkloadKind};

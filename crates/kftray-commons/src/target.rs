@@ -97,6 +97,36 @@ impl WorkloadKind {
             Self::Job => "job",
         }
     }
+
+    /// The short form that `kubectl` accepts, as shown in labels.
+    #[must_use]
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Deployment => "deploy",
+            Self::StatefulSet => "sts",
+            Self::DaemonSet => "ds",
+            Self::ReplicaSet => "rs",
+            Self::Job => "job",
+        }
+    }
+
+    /// The kind from any form that `kubectl` accepts in `KIND/NAME`: singular, plural or short, any case, with or
+    /// without the API group (`deployment.apps`, `jobs.v1.batch`).
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let (kind, group) = text.split_once('.').unwrap_or((&text, ""));
+        let (kind, home) = match kind {
+            "deployment" | "deployments" | "deploy" => (Self::Deployment, "apps"),
+            "statefulset" | "statefulsets" | "sts" => (Self::StatefulSet, "apps"),
+            "daemonset" | "daemonsets" | "ds" => (Self::DaemonSet, "apps"),
+            "replicaset" | "replicasets" | "rs" => (Self::ReplicaSet, "apps"),
+            "job" | "jobs" => (Self::Job, "batch"),
+            _ => return None,
+        };
+        let group = group.strip_prefix("v1.").unwrap_or(group);
+        (group.is_empty() || group == home).then_some(kind)
+    }
 }
 
 impl fmt::Display for TargetObject {

@@ -1,0 +1,198 @@
+//! The lenient border: what people and the reference's exports write, turned into [`ForwardSpec`]s.
+//!
+//! Everything that can only mean one thing is understood; everything else is answered with entry, field, line, column and
+//! a remedy; and one bad entry never loses the others. The format is the reference's config object: a list of
+//! entries, one entry, or several after one another (JSON lines).
+//!
+//! | written | understood as |
+//! |---|---|
+//! | port as `8080` or `"8080"`; local port 0, null, absent | a port; any free one |
+//! | remote port as a name | a named port |
+//! | `true`, `"true"`, `"TRUE"`, `1` | yes |
+//! | `null`, `""`, and the placeholders the reference stores (`default-service`, `current-context`, ...) | absent |
+//! | `bind_address` | `local_address` |
+//! | `remote_address` with a port, or as a URL | host, and the port in it wins over `remote_port` |
+//! | `target` | a pod's name, or a label selector if it looks like one |
+//! | no namespace, protocol, workload type | `default`, `tcp`, `service` |
+//! | no context, `@current` | whatever the kubeconfig's current context is |
+//! | a field nobody knows | a warning with the field that was probably meant |
+
+mod address;
+mod entry;
+mod fields;
+mod json;
+
+use std::fmt;
+
+use crate::problem::{Code, Problem};
+use crate::spec::{ForwardId, ForwardSpec};
+
+pub use address::{RemoteAddress, remote_address};
+
+/// A place in a text; both count from 1, the column in characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub column: usize,
+}
+
+/// What an entry gets where it says nothing itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Namespace.
+    pub namespace: String,
+    /// Context; `None` follows the current one.
+    pub context: Option<String>,
+    /// Kubeconfig path list; `None` follows `KUBECONFIG`, then `~/.kube/config`.
+    pub kubeconfig: Option<String>,
+    /// Where to listen; never empty.
+    pub hosts: Vec<String>,
+}
+
+impl Default for Defaults {
+    fn default() -> Self {
+        Self {
+            namespace: "default".to_owned(),
+            context: None,
+            kubeconfig: None,
+            hosts: vec![crate::spec::Listen::DEFAULT_HOST.to_owned()],
+        }
+    }
+}
+
+/// What a text held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Import {
+    /// Its entries, in order.
+    pub entries: Vec<Entry>,
+    /// What was overlooked outside of any one entry.
+    pub warnings: Vec<Warning>,
+}
+
+/// One entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number in the text, from 1; also its [`ForwardId`].
+    pub number: usize,
+    /// Where it begins.
+    pub place: Place,
+    /// The forward, or why it is none.
+    pub result: Result<ForwardSpec, EntryFault>,
+    /// What was read but not used.
+    pub warnings: Vec<Warning>,
+}
+
+/// Why an entry is not a forward: everything that is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EntryFault {
+    /// The entry's number, from 1.
+    pub entry: usize,
+    /// Its alias, if that could be read.
+    pub alias: Option<String>,
+    /// Never empty.
+    pub faults: Vec<Fault>,
+}
+
+/// One thing that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Where.
+    pub place: Place,
+    /// Which field; `None` if the entry as a whole is meant.
+    pub field: Option<String>,
+    /// What is wrong, without full stop.
+    pub message: String,
+    /// What to write instead.
+    pub remedy: String,
+}
+
+/// Something that was overlooked, with its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warning {
+    /// Where.
+    pub place: Place,
+    /// What, without full stop.
+    pub message: String,
+}
+
+impl Import {
+    /// The forwards that can be used, in order.
+    pub fn specs(&self) -> impl Iterator<Item = &ForwardSpec> {
+        self.entries.iter().filter_map(|entry| entry.result.as_ref().ok())
+    }
+
+    /// What is wrong, in order.
+    pub fn faults(&self) -> impl Iterator<Item = &EntryFault> {
+        self.entries.iter().filter_map(|entry| entry.result.as_ref().err())
+    }
+}
+
+impl EntryFault {
+    /// One problem per fault, with the place in its message.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> {
+        self.faults.iter().map(|fault| {
+            let field = fault.field.as_ref().map(|field| format!("{field}: ")).unwrap_or_default();
+            let message = format!("{}: {field}{}", fault.place, fault.message);
+            Problem::new(Code::SpecInvalid, message).with_remedy(fault.remedy.clone())
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}, column {}", self.line, self.column)
+    }
+}
+
+/// Reads a text. Never fails as a whole: a text without any entry is an [`Import`] without entries.
+#[must_use]
+pub fn import(text: &str, defaults: &Defaults) -> Import {
+    let lines = json::Lines::of(text);
+    let document = json::read(text, &lines);
+    let numbered = document.entries.into_iter().zip(1_usize..);
+    let entries = numbered.map(|(read, number)| one(read, number, &lines, defaults)).collect();
+    Import { entries, warnings: document.warnings }
+}
+
+fn one(
+    read: Result<json::Node, json::SyntaxFault>,
+    number: usize,
+    lines: &json::Lines<'_>,
+    defaults: &Defaults,
+) -> Entry {
+    let failed = |at: usize, message: String, remedy: &str| Entry {
+        number,
+        place: lines.place(at),
+        result: Err(EntryFault {
+            entry: number,
+            alias: None,
+            faults: vec![Fault { place: lines.place(at), field: None, message, remedy: remedy.to_owned() }],
+        }),
+        warnings: Vec::new(),
+    };
+    match read {
+        Err(fault) => failed(fault.at, fault.message, fault.remedy),
+        Ok(json::Node { at, value: json::Value::Object(members) }) => {
+            let place = lines.place(at);
+            let mut fields = fields::Fields::new(&members, at, lines);
+            let spec = entry::read(&mut fields, ForwardId(number as u64), defaults);
+            let (faults, warnings) = fields.finish();
+            let alias = spec.alias;
+            let result = match spec.spec {
+                Some(spec) if faults.is_empty() => Ok(spec),
+                Some(_) | None => Err(EntryFault { entry: number, alias, faults }),
+            };
+            Entry { number, place, result, warnings }
+        }
+        Ok(node) => {
+            let message = format!("expected an entry in braces, found {}", node.value.kind());
+            failed(
+                node.at,
+                message,
+                "Write {\"service\": \"web\", \"local_port\": 8080, \"remote_port\": 80}.",
+            )
+        }
+    }
+}

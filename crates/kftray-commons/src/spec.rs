@@ -1,0 +1,338 @@
+//! What a forward is, once it has been understood: one enum with the data of each workload kind, so that a pod selector
+//! cannot sit beside a proxy address.
+//!
+//! Leniency belongs to [`crate::border`]; what is in a [`ForwardSpec`] is meant as it stands. [`ForwardSpec::check`]
+//! says what would not work. The field names in its answers are those of the reference's JSON, since that is what people
+//! write.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::num::NonZeroU16;
+
+use serde::{Deserialize, Serialize};
+
+use crate::tags::Tags;
+use crate::target::{ClusterRef, RemotePort, Target, TargetObject, WorkloadKind};
+
+/// Number of a forward among those that one owner keeps. Not an identity across machines or files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ForwardId(pub u64);
+
+/// One forward as somebody wants it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardSpec {
+    /// Number given by whoever keeps the forward.
+    pub id: ForwardId,
+    /// What people call it; with `domain_enabled` also a host name, and for an expose the name in the cluster.
+    pub alias: Option<String>,
+    /// The cluster.
+    pub cluster: ClusterRef,
+    /// Namespace; `None` is the context's namespace, else `default`.
+    pub namespace: Option<String>,
+    /// What is forwarded.
+    pub workload: Workload,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Where this machine listens. Means nothing for an expose, whose direction is the other.
+    pub listen: Listen,
+    /// Marks for grouping and filtering.
+    pub tags: Tags,
+    /// Whether the alias shall become a host name on this machine.
+    pub domain_enabled: bool,
+    /// Whether and how HTTP requests are recorded.
+    pub http_logs: HttpLogs,
+}
+
+/// What is at the other end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Workload {
+    /// The pods behind a Service.
+    Service {
+        /// The Service's name.
+        name: String,
+        /// Its port, or a container's.
+        port: RemotePort,
+    },
+    /// A pod, or pods by label.
+    Pod {
+        /// Which.
+        pods: Pods,
+        /// The container's port.
+        port: RemotePort,
+    },
+    /// The pods of a Deployment or the like.
+    Owner {
+        /// Kind of the owner.
+        owner: WorkloadKind,
+        /// Its name.
+        name: String,
+        /// The container's port.
+        port: RemotePort,
+    },
+    /// A host that the cluster reaches, by way of the relay.
+    Proxy {
+        /// Host name or IP address as the cluster sees it, without brackets.
+        host: String,
+        /// Its port.
+        port: NonZeroU16,
+    },
+    /// The other direction: a program on this machine, made reachable in the cluster.
+    Expose(Expose),
+}
+
+/// How pods are chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Pods {
+    /// By name.
+    Name(String),
+    /// By label selector, in `kubectl -l` syntax.
+    Selector(String),
+}
+
+/// Transport protocol of a forward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP, by way of the relay.
+    Udp,
+}
+
+/// Where this machine listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listen {
+    /// IP addresses or host names; `localhost` is both 127.0.0.1 and ::1. Never empty.
+    pub hosts: Vec<String>,
+    /// The port.
+    pub port: LocalPort,
+    /// Whether a loopback address of its own is wanted instead of `hosts`.
+    pub auto_loopback: bool,
+}
+
+/// A local port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LocalPort {
+    /// Whichever is free when it starts.
+    Random,
+    /// This one, never silently another.
+    Fixed(NonZeroU16),
+}
+
+/// A local program made reachable in the cluster or beyond.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expose {
+    /// Host on which the local program listens.
+    pub local_host: String,
+    /// Its port; also the port of the Service in the cluster.
+    pub local_port: NonZeroU16,
+    /// Who may reach it.
+    pub exposure: Exposure,
+}
+
+/// Who may reach an exposed program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "to", rename_all = "snake_case")]
+pub enum Exposure {
+    /// The cluster, through a Service.
+    Internal {
+        /// What the Service carries.
+        protocol: ExposeProtocol,
+    },
+    /// The internet, through an Ingress (HTTP only).
+    Public {
+        /// `ingressClassName`; `None` is the cluster's default class.
+        ingress_class: Option<String>,
+        /// Annotations for the Ingress.
+        annotations: BTreeMap<String, String>,
+        /// TLS from cert-manager, if wanted.
+        certificate: Option<Certificate>,
+    },
+}
+
+/// What an internal Service carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExposeProtocol {
+    /// HTTP.
+    #[default]
+    Http,
+    /// Anything over TCP.
+    Tcp,
+}
+
+/// Who issues the certificate of a public expose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Name of the cert-manager issuer.
+    pub issuer: String,
+    /// Its kind.
+    pub kind: IssuerKind,
+}
+
+/// Kind of a cert-manager issuer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum IssuerKind {
+    /// In the same namespace.
+    Issuer,
+    /// For the whole cluster.
+    #[default]
+    ClusterIssuer,
+}
+
+/// Recording of HTTP requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpLogs {
+    /// Whether requests are recorded.
+    pub enabled: bool,
+    /// Largest log file, in bytes, 1 to [`HttpLogs::FILE_SIZE_MAX`].
+    pub max_file_size: u64,
+    /// Days after which a log file is removed, 1 to [`HttpLogs::RETENTION_MAX`].
+    pub retention_days: u16,
+    /// Whether old files are removed at all.
+    pub auto_cleanup: bool,
+}
+
+impl HttpLogs {
+    /// 100 MiB, the reference's limit.
+    pub const FILE_SIZE_MAX: u64 = 100 * 1024 * 1024;
+    /// A year, the reference's limit.
+    pub const RETENTION_MAX: u16 = 365;
+}
+
+impl Default for HttpLogs {
+    /// The reference's defaults: off; 10 MiB, a week, cleaned.
+    fn default() -> Self {
+        Self { enabled: false, max_file_size: 10 * 1024 * 1024, retention_days: 7, auto_cleanup: true }
+    }
+}
+
+impl Listen {
+    /// The host that is listened on when nothing is said.
+    pub const DEFAULT_HOST: &'static str = "localhost";
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { hosts: vec![Self::DEFAULT_HOST.to_owned()], port: LocalPort::Random, auto_loopback: false }
+    }
+}
+
+impl LocalPort {
+    /// The number to bind: 0 lets the system choose.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Random => 0,
+            Self::Fixed(port) => port.get(),
+        }
+    }
+}
+
+impl From<u16> for LocalPort {
+    fn from(number: u16) -> Self {
+        NonZeroU16::new(number).map_or(Self::Random, Self::Fixed)
+    }
+}
+
+impl Workload {
+    /// The same kind of thing for an object of the cluster.
+    #[must_use]
+    pub fn of(object: TargetObject, port: RemotePort) -> Self {
+        match object {
+            TargetObject::Service(name) => Self::Service { name, port },
+            TargetObject::Pod(name) => Self::Pod { pods: Pods::Name(name), port },
+            TargetObject::Labels(selector) => Self::Pod { pods: Pods::Selector(selector), port },
+            TargetObject::Workload { kind, name } => Self::Owner { owner: kind, name, port },
+        }
+    }
+
+    /// The object of the cluster and its port, where there is one: not for proxy and expose.
+    #[must_use]
+    pub fn object(&self) -> Option<(TargetObject, &RemotePort)> {
+        Some(match self {
+            Self::Service { name, port } => (TargetObject::Service(name.clone()), port),
+            Self::Pod { pods: Pods::Name(name), port } => (TargetObject::Pod(name.clone()), port),
+            Self::Pod { pods: Pods::Selector(selector), port } => {
+                (TargetObject::Labels(selector.clone()), port)
+            }
+            Self::Owner { owner, name, port } => {
+                (TargetObject::Workload { kind: *owner, name: name.clone() }, port)
+            }
+            Self::Proxy { .. } | Self::Expose(_) => return None,
+        })
+    }
+
+    /// The kind in one word, for people.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Service { .. } => "service",
+            Self::Pod { .. } => "pod",
+            Self::Owner { owner, .. } => owner.as_str(),
+            Self::Proxy { .. } => "proxy",
+            Self::Expose(_) => "expose",
+        }
+    }
+}
+
+impl ForwardSpec {
+    /// A TCP forward with nothing but the given.
+    #[must_use]
+    pub fn new(id: ForwardId, workload: Workload) -> Self {
+        Self {
+            id,
+            alias: None,
+            cluster: ClusterRef::default(),
+            namespace: None,
+            workload,
+            protocol: Protocol::Tcp,
+            listen: Listen::default(),
+            tags: Tags::new(),
+            domain_enabled: false,
+            http_logs: HttpLogs::default(),
+        }
+    }
+
+    /// What has to be resolved in the cluster, where the forward goes to an object of it.
+    #[must_use]
+    pub fn target(&self) -> Option<(Target, RemotePort)> {
+        let (object, port) = self.workload.object()?;
+        let target = Target { cluster: self.cluster.clone(), namespace: self.namespace.clone(), object };
+        Some((target, port.clone()))
+    }
+
+    /// What people see: the alias, else target and remote port with kubectl's short kinds (`svc/web:80`).
+    #[must_use]
+    pub fn label(&self) -> String {
+        self.alias.clone().unwrap_or_else(|| self.workload.to_string())
+    }
+}
+
+impl fmt::Display for Workload {
+    /// `svc/web:80`, `pod/x:80`, `app=web:80`, `deploy/y:http`, `proxy/host:443`, `expose/localhost:3000`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Service { name, port } => write!(f, "svc/{name}:{port}"),
+            Self::Pod { pods: Pods::Name(name), port } => write!(f, "pod/{name}:{port}"),
+            Self::Pod { pods: Pods::Selector(selector), port } => write!(f, "{selector}:{port}"),
+            Self::Owner { owner, name, port } => write!(f, "{}/{name}:{port}", owner.short()),
+            Self::Proxy { host, port } => write!(f, "proxy/{host}:{port}"),
+            Self::Expose(expose) => write!(f, "expose/{}:{}", expose.local_host, expose.local_port),
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        })
+    }
+}
