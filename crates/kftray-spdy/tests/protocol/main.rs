@@ -6,6 +6,7 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod chain;
 mod channel;
 mod client;
 mod frames;
