@@ -3,11 +3,13 @@
 //! [`Engine::start`] takes a [`ForwardConfig`] and gives a [`Forward`]; everything that happens afterwards is told by
 //! [`Forward::status`] and [`Forward::events`]. Kubernetes is only known through [`ports`].
 
+mod choice;
 pub mod config;
 mod counters;
 mod engine;
 mod event;
 mod forward;
+mod machine;
 mod platform;
 pub mod ports;
 mod supervisor;
