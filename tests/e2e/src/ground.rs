@@ -67,13 +67,13 @@ impl Ground {
         self.xtask_cluster(&["fault", verb]).await.map(drop)
     }
 
-    /// Runs `xtask cluster --name NAME ARGUMENTS` and returns what it printed.
+    /// Runs `xtask cluster ARGUMENTS --name NAME` and returns what it printed.
     ///
     /// # Errors
     /// When it does not exit with 0.
     pub async fn xtask_cluster(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.xtask);
-        command.args(["cluster", "--name", &self.cluster]).args(arguments);
+        command.arg("cluster").args(arguments).args(["--name", &self.cluster]);
         run(command).await
     }
 

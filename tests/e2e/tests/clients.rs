@@ -20,7 +20,7 @@ async fn psql_runs_queries_and_copies_a_table() -> Result<()> {
         let port = forward.port()?.to_string();
         let sql = "select count(*), sum(i) from generate_series(1, 100000) i; copy (select i, md5(i::text) from generate_series(1, 200000) i) to stdout;";
         let mut psql = Command::new("psql");
-        psql.env("PGPASSWORD", "postgres").args([
+        psql.env("PGPASSWORD", "kftest").args([
             "-h",
             "127.0.0.1",
             "-U",

@@ -127,8 +127,11 @@ async fn a_kubelet_and_a_runtime_restart_are_survived() -> Result<()> {
     let ground = Ground::from_env()?;
     let forward = Forward::ready(&ground, &["svc/web", ":80"]).await?;
     let port = forward.port()?;
-    for verb in ["kubelet-restart", "containerd-restart"] {
+    for verb in ["kubelet-stop", "kubelet-start", "containerd-restart"] {
         ground.fault(verb).await?;
+        if verb == "kubelet-stop" {
+            continue;
+        }
         client::get(port, "/", HOLD).await.map_err(|error| error.context(verb))?;
     }
     ground.rolled_out("web").await

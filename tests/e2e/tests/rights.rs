@@ -9,23 +9,18 @@ use kftray_e2e::{Forward, Ground, client};
 
 const HOLD: Duration = Duration::from_secs(30);
 
-/// A kubeconfig of a user who has just these rules in [`NAMESPACE`].
-async fn user(ground: &Ground, name: &str, rules: &str) -> Result<PathBuf> {
-    let manifest = format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\nrules: {rules}\n---\n\
-         apiVersion: rbac.authorization.k8s.io/v1\nkind: RoleBinding\nmetadata: {{name: {name}, namespace: {NAMESPACE}}}\n\
-         roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {name}}}\nsubjects: [{{kind: User, name: {name}, apiGroup: rbac.authorization.k8s.io}}]\n"
-    );
-    ground.apply(&manifest).await?;
-    let path = ground.xtask_cluster(&["user", name]).await?;
+/// A kubeconfig of a user who has just these rights (`resource=verb`) in [`NAMESPACE`].
+async fn user(ground: &Ground, name: &str, rights: &[&str]) -> Result<PathBuf> {
+    let mut arguments = vec!["user", name, "-n", NAMESPACE];
+    arguments.extend(rights.iter().flat_map(|right| ["--allow", right]));
+    let path = ground.xtask_cluster(&arguments).await?;
     Ok(PathBuf::from(path.lines().last().context("a path")?.trim()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn get_pods_and_create_portforward_are_enough_by_pod_name() -> Result<()> {
     let ground = Ground::from_env()?;
-    let rules = r#"[{apiGroups: [""], resources: [pods], verbs: [get]}, {apiGroups: [""], resources: [pods/portforward], verbs: [create]}]"#;
-    let kubeconfig = user(&ground, "by-name-only", rules).await?;
+    let kubeconfig = user(&ground, "by-name-only", &["pods=get", "pods/portforward=create"]).await?;
     let pod = ground.pods("app=web").await?.swap_remove(0);
     let target = format!("pod/{pod}");
     let mut forward = Forward::start(&ground, &kubeconfig, &[target.as_str(), ":8080"])?;
@@ -37,9 +32,9 @@ async fn get_pods_and_create_portforward_are_enough_by_pod_name() -> Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_names_verb_and_resource() -> Result<()> {
     let ground = Ground::from_env()?;
-    let nothing = user(&ground, "may-nothing", "[]").await?;
+    let nothing = user(&ground, "may-little", &["configmaps=get"]).await?;
     let only_get =
-        user(&ground, "may-get-pods", r#"[{apiGroups: [""], resources: [pods], verbs: [get]}]"#).await?;
+        user(&ground, "may-get-pods", &["pods=get"]).await?;
     let pod = ground.pods("app=web").await?.swap_remove(0);
     let by_name = format!("pod/{pod}");
     let cases = [
