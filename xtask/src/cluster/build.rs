@@ -12,8 +12,8 @@ use crate::paths::{ContentKey, cache, root};
 pub(crate) const KUBERNETES: &str = "1.36.3";
 /// What most users' nodes run.
 const CONTAINERD: &str = "2.4.2";
-/// The second-oldest that the module proxy serves: direct SPDY is what its clients use.
-pub(crate) const KUBERNETES_OLD: &str = "1.31.14";
+/// The oldest that the module proxy serves whole: port-forward over direct SPDY only, as shipped.
+pub(crate) const KUBERNETES_OLD: &str = "1.30.14";
 const COREDNS: &str = "1.15.0";
 /// Reported as the build date: a fixed one keeps the build reproducible.
 const BUILD_DATE: &str = "2026-01-01T00:00:00Z";

@@ -17,7 +17,7 @@ mod workloads;
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
@@ -84,9 +84,9 @@ pub(crate) struct Which {
 }
 
 impl Which {
-    /// The cluster of this profile, under its default name.
-    pub(crate) fn profile(profile: Profile) -> Self {
-        Self { name: None, profile }
+    /// The cluster of this name and profile.
+    pub(crate) fn named(profile: Profile, name: &str) -> Self {
+        Self { name: Some(name.to_owned()), profile }
     }
 }
 
@@ -166,9 +166,17 @@ pub(crate) fn run(which: &Which, verb: Verb) -> Result<()> {
 pub(crate) fn up(which: &Which, audit: bool) -> Result<()> {
     require_root()?;
     let name = name(which)?;
+    let already_up = || -> Result<bool> {
+        let found = find(&name)?.filter(|cluster| cluster.profile == which.profile && cluster.audit == audit);
+        found.map_or(Ok(false), |cluster| cluster.is_complete())
+    };
+    if !already_up()? {
+        // Before the lock: a build takes minutes, and other clusters have no part in it.
+        Programs::build(which.profile.kubernetes())?;
+    }
     let _lock = lock()?;
     if let Some(cluster) = find(&name)? {
-        if cluster.is_complete()? && cluster.profile == which.profile && cluster.audit == audit {
+        if already_up()? {
             println!("cluster {name} is up (KUBECONFIG={})", cluster.kubeconfig().display());
             return Ok(());
         }
@@ -213,6 +221,16 @@ pub(crate) fn down(which: &Which) -> Result<()> {
 /// Applies the workloads and waits for them.
 pub(crate) fn load(which: &Which) -> Result<()> {
     workloads::load(&existing(which)?)
+}
+
+/// Copies the logs of the cluster's processes to a directory that outlives it.
+pub(crate) fn keep_logs(which: &Which, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory)?;
+    for entry in fs::read_dir(existing(which)?.state.join("log"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), directory.join(entry.file_name()))?;
+    }
+    Ok(())
 }
 
 /// What `env` prints, as pairs.
@@ -297,7 +315,7 @@ impl Cluster {
     }
 
     fn kubectl_path(&self) -> PathBuf {
-        self.state.join("kubectl")
+        self.state.join("bin/kubectl")
     }
 
     /// kubectl as administrator.

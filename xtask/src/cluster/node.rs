@@ -95,9 +95,18 @@ impl Cluster {
                 self.state.display()
             );
         }
-        for directory in
-            ["run", "log", "cni", "cni-data", "etcd", "kubelet", "pod-logs", "containerd", "containerd-run"]
-        {
+        for directory in [
+            "bin",
+            "run",
+            "log",
+            "cni",
+            "cni-data",
+            "etcd",
+            "kubelet",
+            "pod-logs",
+            "containerd",
+            "containerd-run",
+        ] {
             fs::create_dir_all(self.state.join(directory))?;
         }
         self.network.create()?;

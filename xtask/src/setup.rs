@@ -1,0 +1,97 @@
+//! `cargo xtask setup`: what the other chores need on this machine, installed where we know how, else named.
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::command::{command, on_path, run, show};
+
+/// A program and the Debian package that has it.
+struct Tool {
+    /// Looked for on the PATH (an absolute path: at that place).
+    program: &'static str,
+    package: &'static str,
+    /// Why it is needed.
+    purpose: &'static str,
+}
+
+const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+    Tool { program, package, purpose }
+}
+
+const TOOLS: [Tool; 12] = [
+    tool("runc", "runc", "the cluster's containers"),
+    tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
+    tool("iptables", "iptables", "the cluster's Services, and faults"),
+    tool("ip", "iproute2", "the node's network namespace"),
+    tool("nsenter", "util-linux", "processes in the node's network namespace"),
+    tool("curl", "curl", "end-to-end tests: a client"),
+    tool("psql", "postgresql-client", "end-to-end tests: a client"),
+    tool("redis-cli", "redis-tools", "end-to-end tests: a client"),
+    tool("ps", "procps", "end-to-end tests: processes' memory"),
+    tool("tinyproxy", "tinyproxy-bin", "tests through an HTTP proxy"),
+    tool("microsocks", "microsocks", "tests through a SOCKS proxy"),
+    tool("wrk", "wrk", "benchmarks: HTTP load"),
+];
+
+/// Cargo's subcommands that we use, and why.
+const SUBCOMMANDS: [(&str, &str); 2] =
+    [("cargo-nextest", "the test runner"), ("cargo-deny", "licences and advisories")];
+
+/// Installs what is missing.
+pub(crate) fn setup() -> Result<()> {
+    packages()?;
+    for (name, _) in SUBCOMMANDS {
+        if !on_path(name) {
+            show(&mut command("cargo", ["install", "--locked", name]))?;
+        }
+    }
+    if !on_path("go") {
+        bail!(
+            "Go is missing: it builds the test cluster. Install 1.21 or newer (it fetches the version it needs itself), see https://go.dev/dl"
+        );
+    }
+    println!("setup: everything is there");
+    Ok(())
+}
+
+fn packages() -> Result<()> {
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !tool.is_there()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
+    if !cfg!(target_os = "linux") {
+        println!("setup: the test cluster and its end-to-end tests need Linux; everything else works here");
+        return Ok(());
+    }
+    if !on_path("apt-get") {
+        for tool in missing {
+            println!(
+                "missing: {} ({}); Debian has it in package {}",
+                tool.program, tool.purpose, tool.package
+            );
+        }
+        bail!("install the programs above with this system's package manager");
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("run as root: apt-get install -y --no-install-recommends {}", packages.join(" "));
+    }
+    let install = || {
+        show(
+            command("apt-get", ["install", "-y", "-q", "--no-install-recommends"])
+                .args(&packages)
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )
+    };
+    install().or_else(|_| {
+        // A fresh machine's lists may be missing or old.
+        run(&mut command("apt-get", ["update", "-q"])).context("cannot refresh the package lists")?;
+        install()
+    })
+}
+
+impl Tool {
+    fn is_there(&self) -> bool {
+        // `join` takes an absolute path as it is.
+        on_path(self.program)
+    }
+}
