@@ -126,6 +126,25 @@ fn finishing_first_ends_with_the_remote() {
     assert_eq!(t.client.live(), 0);
 }
 
+#[test]
+fn a_pair_lives_until_its_error_stream_ends() {
+    for finish_first in [true, false] {
+        let mut t = Setup::new();
+        let (pair, error, stream) = (t.pair, t.pair.error_stream(), t.pair.data_stream());
+        if finish_first {
+            assert_eq!(t.client.finish(pair, &mut t.out), Ok(AfterFinish::RemoteOpen));
+        }
+        assert_eq!(t.on(data(stream, b"", true)), [Event::RemoteEnd { pair, error_pending: true }]);
+        if !finish_first {
+            assert_eq!(t.client.finish(pair, &mut t.out), Ok(AfterFinish::RemoteOpen));
+        }
+        assert_eq!(t.on(data(error, b"too late to matter", false)), []);
+        let text = Some("too late to matter".to_owned());
+        assert_eq!(t.on(data(error, b"", true)), [Event::ErrorEnd { pair, text }, Event::Ended { pair }]);
+        assert_eq!(t.client.live(), 0);
+    }
+}
+
 /// The runtime after a failed dial: text, RST on data, RST on error (cri-streaming `portForward`).
 #[test]
 fn the_runtimes_error_comes_before_the_reset() {
