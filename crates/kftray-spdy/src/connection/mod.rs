@@ -189,6 +189,8 @@ impl Client {
                 self.going_away = true;
                 events.push(Event::GoAway { last_good, status });
             }
+            // With an id of our parity it would name one of our own pairs: a reset would hit that.
+            Frame::SynStream { stream, .. } if stream.is_client() => self.counters.unknown_stream += 1,
             Frame::SynStream { stream, .. } => {
                 self.counters.refused_streams += 1;
                 frame::put_rst_stream(out, stream, ResetStatus::REFUSED_STREAM);

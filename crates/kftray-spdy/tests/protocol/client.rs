@@ -293,6 +293,18 @@ fn fin_counts_on_every_frame_that_may_carry_it() {
     }
 }
 
+/// Found by fuzzing: the refusal went out for our own live stream, and data followed it.
+#[test]
+fn a_server_cannot_open_our_own_stream() {
+    let mut t = Setup::new();
+    let stream = t.pair.data_stream();
+    let syn = Frame::SynStream { stream, priority: 0, fin: false, unidirectional: false, headers: None };
+    assert_eq!(t.on(syn), []);
+    assert_eq!(t.out, b"");
+    assert_eq!(t.client.counters().unknown_stream, 1);
+    assert_eq!(t.client.data(t.pair, b"unharmed", &mut t.out), Ok(()));
+}
+
 /// Ten thousand short connections leave nothing behind.
 #[test]
 fn short_connections_leave_no_state() {
