@@ -26,10 +26,10 @@ use tokio::process::{Child, Command};
 #[derive(Parser)]
 struct Arguments {
     /// Administrator's kubeconfig of the test cluster
-    #[arg(long, env = "KUBECONFIG")]
+    #[arg(long, env = "KFTRAY_E2E_KUBECONFIG")]
     kubeconfig: PathBuf,
     /// Our program, built for release
-    #[arg(long, default_value = "target/release/kftui")]
+    #[arg(long, env = "KFTRAY_E2E_KFTUI", default_value = "target/release/kftui")]
     kftui: PathBuf,
     #[command(subcommand)]
     command: Measurement,
@@ -52,8 +52,8 @@ enum Measurement {
         #[arg(long)]
         reference: Option<PathBuf>,
         /// Network namespace of the node, for the floor's far end
-        #[arg(long)]
-        node_namespace: Option<PathBuf>,
+        #[arg(long, default_value = "/run/netns/kft-bench")]
+        node_namespace: PathBuf,
         /// Only contenders whose title contains this
         #[arg(long)]
         only: Option<String>,
@@ -78,7 +78,7 @@ async fn main() -> Result<()> {
             let directory = tempfile::tempdir()?;
             let programs = std::env::current_exe()?.parent().context("a directory")?.to_path_buf();
             let kubectl_at = kubectl.clone();
-            let floor = match node_namespace.filter(|_| added_rtt == 0) {
+            let floor = match Some(node_namespace).filter(|path| added_rtt == 0 && path.exists()) {
                 Some(namespace) => Some(
                     far_end(&namespace, &programs, directory.path(), &kubectl, &arguments.kubeconfig).await?,
                 ),

@@ -37,7 +37,7 @@ async fn a_kubeconfig_that_appears_while_running_is_used() -> Result<()> {
     let ground = Ground::from_env()?;
     let (directory, text) = copied(&ground)?;
     let path = directory.path().join("config");
-    let mut forward = Forward::start(&ground, &path, &["svc/web", ":80"])?;
+    let mut forward = Forward::start(&ground, &path, &["--keep-trying", "svc/web", ":80"])?;
     let message = needs_user(&mut forward, "kubeconfig_missing").await?;
     ensure!(message.contains(path.to_str().context("a path")?), "{message}");
     replace(&path, &text)?;
@@ -58,7 +58,8 @@ async fn a_context_that_is_missing_is_named_and_its_coming_noticed() -> Result<(
     let (directory, text) = copied(&ground)?;
     let path = directory.path().join("config");
     std::fs::write(&path, &text)?;
-    let mut forward = Forward::start(&ground, &path, &["--context", "elsewhere", "svc/web", ":80"])?;
+    let mut forward =
+        Forward::start(&ground, &path, &["--keep-trying", "--context", "elsewhere", "svc/web", ":80"])?;
     let message = needs_user(&mut forward, "context_missing").await?;
     ensure!(message.contains("elsewhere"), "{message}");
     let current = ground.kubectl(&["config", "current-context"]).await?;
@@ -131,7 +132,7 @@ async fn a_plugin_that_fails_is_told_and_its_repair_noticed() -> Result<()> {
     ] {
         let directory = tempfile::tempdir()?;
         let path = with_plugin(&ground, directory.path(), broken).await?;
-        let mut forward = Forward::start(&ground, &path, &["svc/web", ":80"])?;
+        let mut forward = Forward::start(&ground, &path, &["--keep-trying", "svc/web", ":80"])?;
         let message = needs_user(&mut forward, "plugin_failed").await?;
         ensure!(message.contains(hint), "{message}");
         // The person repairs the plugin and touches the kubeconfig, as a login does.
@@ -149,11 +150,11 @@ async fn a_plugin_that_is_missing_or_hangs_is_told() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let path = with_plugin(&ground, directory.path(), "").await?;
     std::fs::remove_file(directory.path().join("plugin.sh"))?;
-    let mut forward = Forward::start(&ground, &path, &["svc/web", ":80"])?;
+    let mut forward = Forward::start(&ground, &path, &["--keep-trying", "svc/web", ":80"])?;
     needs_user(&mut forward, "plugin_missing").await?;
 
     let path = with_plugin(&ground, directory.path(), "#!/bin/sh\nsleep 600\n").await?;
-    let mut forward = Forward::start(&ground, &path, &["svc/web", ":80"])?;
+    let mut forward = Forward::start(&ground, &path, &["--keep-trying", "svc/web", ":80"])?;
     let message = needs_user(&mut forward, "plugin_failed").await?;
     ensure!(message.contains("30 s"), "{message}");
     Ok(())

@@ -33,8 +33,7 @@ async fn get_pods_and_create_portforward_are_enough_by_pod_name() -> Result<()> 
 async fn a_refusal_names_verb_and_resource() -> Result<()> {
     let ground = Ground::from_env()?;
     let nothing = user(&ground, "may-little", &["configmaps=get"]).await?;
-    let only_get =
-        user(&ground, "may-get-pods", &["pods=get"]).await?;
+    let only_get = user(&ground, "may-get-pods", &["pods=get"]).await?;
     let pod = ground.pods("app=web").await?.swap_remove(0);
     let by_name = format!("pod/{pod}");
     let cases = [
