@@ -93,8 +93,13 @@ fn kube(version: &str, go_version: &str) -> Result<PathBuf> {
             std::fs::copy(source.join(file), module.join(file))?;
         }
         std::fs::write(module.join("go.mod"), go_mod(version)?)?;
-        // Later additions to etcd's and kubectl's requirements are for tidy to find.
-        show(&mut go(&module, &["mod", "tidy"]))?;
+        for sample in SAMPLES {
+            let directory = module.join(sample);
+            std::fs::create_dir(&directory)?;
+            std::fs::write(directory.join("go.mod"), format!("module k8s.io/{sample}\n"))?;
+        }
+        // Lets the build complete go.mod and go.sum by what it really needs.
+        args.push("-mod=mod");
         if minor(version)? < KUBELET_WITH_CONTEXT {
             args.push("-tags=kubelet_without_context");
         }
@@ -103,6 +108,13 @@ fn kube(version: &str, go_version: &str) -> Result<PathBuf> {
     })?;
     Ok(place.join("kube"))
 }
+
+/// Staging modules whose release of our version Go's checksum database does not have, and a release of the same minor version that
+/// it has. kube-proxy's module holds the types of its configuration file only, the same in all patch releases.
+const SUBSTITUTES: [(&str, &str, &str); 1] = [("1.30.14", "k8s.io/kube-proxy", "v0.30.5")];
+
+/// Required by Kubernetes' go.mod, used by none of its programs, and not always to be had: replaced by nothing.
+const SAMPLES: [&str; 3] = ["sample-apiserver", "sample-cli-plugin", "sample-controller"];
 
 /// The first minor version whose kubelet command takes a context.
 const KUBELET_WITH_CONTEXT: u32 = 32;
@@ -155,6 +167,13 @@ fn go_mod(version: &str) -> Result<String> {
     }
     ours.push_str(")\n\nreplace (\n");
     for module in staging {
+        if let Some(sample) = module.strip_prefix("k8s.io/").filter(|name| SAMPLES.contains(name)) {
+            ours.push_str(&format!("\t{module} => ./{sample}\n"));
+            continue;
+        }
+        let substitute =
+            SUBSTITUTES.iter().find(|(of, instead_of, _)| *of == version && *instead_of == module);
+        let release = substitute.map_or(release.as_str(), |(_, _, substitute)| substitute);
         ours.push_str(&format!("\t{module} => {module} {release}\n"));
     }
     ours.push_str(")\n");

@@ -49,6 +49,8 @@ pub(crate) enum Fault {
     ApiserverFreeze,
     /// End of apiserver-freeze
     ApiserverThaw,
+    /// Give the API server a new certificate of the same authority; it is in use within a minute, existing connections stay
+    RotateCertificate,
     /// Kill the kubelet: pods run on, port-forward through it does not
     KubeletStop,
     /// Start the kubelet again
@@ -87,6 +89,7 @@ impl Fault {
             }
             Self::ApiserverFreeze => cluster.process("apiserver").signal(Signal::SIGSTOP).map(drop),
             Self::ApiserverThaw => cluster.process("apiserver").signal(Signal::SIGCONT).map(drop),
+            Self::RotateCertificate => cluster.issue_server_certificate(),
             Self::KubeletStop => cluster.process("kubelet").end(Signal::SIGKILL),
             Self::KubeletStart => cluster.process("kubelet").start_again(),
             Self::ContainerdRestart => {

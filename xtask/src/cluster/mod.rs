@@ -44,7 +44,7 @@ pub(crate) enum Profile {
     Default,
     /// The same with the WebSocket tunnel switched off: direct SPDY only.
     SpdyOnly,
-    /// An old Kubernetes, from before the tunnel was on by default in clients.
+    /// Kubernetes 1.30, from before the API server offered the WebSocket tunnel by default.
     Old,
 }
 
@@ -92,7 +92,7 @@ impl Which {
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
-    /// Start it (built and cached at the first time; returns at once when it is up)
+    /// Start it; at once when it is up (the first start builds everything: some minutes)
     Up {
         /// Write an audit log of every request the API server gets (`<state>/log/audit.log`)
         #[arg(long)]
@@ -192,8 +192,8 @@ pub(crate) fn up(which: &Which, audit: bool) -> Result<()> {
         audit,
         name,
     };
-    // An index is free when no record has it, but a state directory removed by hand leaves its network behind.
-    cluster.network.remove()?;
+    // A cluster whose state directory was removed by hand has no record, but may have left everything else.
+    cluster.stop()?;
     fs::create_dir_all(&cluster.state)?;
     cluster.remember(false)?;
     cluster.start(&programs)?;

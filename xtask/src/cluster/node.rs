@@ -118,20 +118,11 @@ impl Cluster {
     fn make_keys(&self) -> Result<()> {
         let pki = self.pki();
         pki.create()?;
+        self.issue_server_certificate()?;
         let address = self.network.node().to_string();
         let node_user = format!("system:node:{NODE}");
         let issue =
             |file, user, groups: &[&str], names: &[&str]| pki.issue(file, &Subject { user, groups, names });
-        let server = [
-            "kubernetes",
-            "kubernetes.default",
-            "kubernetes.default.svc",
-            "localhost",
-            "127.0.0.1",
-            &address,
-            SERVICE_FIRST,
-        ];
-        issue("apiserver", "kube-apiserver", &[], &server)?;
         issue("kubelet", &node_user, &["system:nodes"], &[NODE, &address, "127.0.0.1"])?;
         issue("admin", "admin", &["system:masters"], &[])?;
         let components = [
@@ -149,6 +140,21 @@ impl Cluster {
         }
         let admin = pki.kubeconfig(&self.context(), &self.server(), "admin", "default")?;
         write_private(&self.kubeconfig(), &admin)
+    }
+
+    /// The API server's certificate; when it runs, it takes up a new one by itself.
+    pub(crate) fn issue_server_certificate(&self) -> Result<()> {
+        let address = self.network.node().to_string();
+        let names = [
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "localhost",
+            "127.0.0.1",
+            &address,
+            SERVICE_FIRST,
+        ];
+        self.pki().issue("apiserver", &Subject { user: "kube-apiserver", groups: &[], names: &names })
     }
 
     fn write_configurations(&self) -> Result<()> {
