@@ -1,0 +1,14 @@
+//! SPDY directly on the upgraded connection.
+
+use std::sync::Arc;
+
+use super::carrier::Envelope;
+use super::{Target, session};
+use crate::api::connections::Connection;
+use crate::api::server::ApiStream;
+use crate::cluster::Shared;
+
+/// Serves a session until it ends.
+pub(crate) async fn serve(shared: &Arc<Shared>, connection: &Arc<Connection>, target: Target, stream: ApiStream) {
+    session::serve(shared, connection, target, stream, Envelope::Raw).await;
+}
