@@ -4,7 +4,11 @@
 //! one session per pod, opened by [`Cluster::upgrade`]; `session` carries the streams.
 
 mod cluster;
+mod config;
 mod connect;
+mod resolve;
 
 pub use cluster::{Cluster, ClusterState, Clusters};
-pub use connect::{Carrier, CarrierIo, Protocol};
+pub use config::Environment;
+pub use connect::{Asked, Carrier, CarrierIo, Protocol, Transport, TransportChoice, TransportMemory, request_problem};
+pub use resolve::Resolver;
