@@ -1,11 +1,11 @@
 //! `cargo xtask check`: everything about the sources that a machine can judge without running them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
-use crate::command::{command, on_path, output, show};
+use crate::command::{command, on_path, output, run, show};
 use crate::layers;
 use crate::paths::root;
 
@@ -22,12 +22,33 @@ pub(crate) fn check() -> Result<()> {
     layers::check()?;
     show(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     show(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
+    deny()?;
+    println!("check: all is well");
+    Ok(())
+}
+
+/// Licences, sources and bans from what is at hand; advisories from a database on the network.
+fn deny() -> Result<()> {
     if !on_path("cargo-deny") {
         bail!("cargo-deny is not installed; `cargo xtask setup` installs what is missing");
     }
-    show(&mut cargo(&["deny", "--workspace", "check"]))?;
-    println!("check: all is well");
-    Ok(())
+    let deny = |checks: &[&str]| {
+        let mut deny = command("cargo", ["deny", "--workspace", "--locked", "check"]);
+        deny.args(checks).current_dir(root());
+        deny
+    };
+    show(&mut deny(&["bans", "licenses", "sources"]))?;
+    println!("$ cargo deny check advisories");
+    match run(&mut deny(&["advisories"])) {
+        // A machine without a way to github.com can judge everything else.
+        Err(error) if format!("{error:#}").contains("failed to fetch advisory database") => {
+            println!(
+                "NOT CHECKED: advisories, because their database (github.com/RustSec/advisory-db) cannot be reached from here"
+            );
+            Ok(())
+        }
+        result => result,
+    }
 }
 
 fn gofmt() -> Result<()> {
@@ -98,13 +119,27 @@ fn platform_lines(text: &str) -> impl Iterator<Item = usize> {
     })
 }
 
-/// Every Rust file that git knows or would add.
+/// Where our Rust sources are.
+const SOURCES: [&str; 5] = ["crates", "tests", "benches", "fuzz", "xtask"];
+
 fn rust_sources() -> Result<Vec<PathBuf>> {
-    let listed = output(
-        command("git", ["ls-files", "--cached", "--others", "--exclude-standard", "--", "*.rs"])
-            .current_dir(root()),
-    )?;
-    Ok(listed.lines().map(|line| root().join(Path::new(line))).filter(|path| path.exists()).collect())
+    let mut found = Vec::new();
+    let mut directories: Vec<PathBuf> = SOURCES.iter().map(|name| root().join(name)).collect();
+    while let Some(directory) = directories.pop() {
+        if !directory.is_dir() || directory.ends_with("target") {
+            continue;
+        }
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]
