@@ -3,11 +3,11 @@
 //! Round robin is "the one that was chosen longest ago": it needs no cursor, stays fair while endpoints come and go, and a
 //! new endpoint gets one connection early, not a burst.
 //!
-//! An endpoint that has just failed is a *suspect*. A suspect whose transport failed may be tried by one connection per
-//! [`PROBE_INTERVAL`], so that a crowd of waiting clients does not storm a cluster that comes back, and one success clears
-//! it. A suspect that *refused* (nothing listens on its port) is merely avoided while there is another.
+//! An endpoint that has just failed is a *suspect*: others are preferred for a moment. If there is no other, a suspect
+//! whose transport failed is tried by one connection at once and then by one per [`PROBE_INTERVAL`], so that a crowd of
+//! waiting clients does not storm a cluster that comes back; a byte from it clears it, and the crowd follows. A suspect
+//! that *refused* (nothing listens on its port) may always be tried: that costs nothing but the try.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::Balance;
@@ -17,8 +17,9 @@ use crate::ports::{Condition, Endpoint};
 /// within a second, at the price of one attempt per second while somebody waits.
 pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an endpoint that refused is avoided: about what a program takes from "ready" to listening.
-const AVOID_REFUSED: Duration = Duration::from_secs(1);
+/// How long others are preferred to a suspect: about what a program takes from "ready" to listening, or a transport to be
+/// replaced.
+const AVOID: Duration = Duration::from_secs(1);
 
 /// The endpoints of a target, as the chooser sees them.
 #[derive(Debug)]
@@ -38,8 +39,11 @@ struct Seat {
 
 #[derive(Debug, Clone, Copy)]
 struct Suspect {
-    until: Instant,
     kind: SuspectKind,
+    /// Others are preferred until then.
+    avoid_until: Instant,
+    /// Not tried at all before.
+    probe_at: Instant,
 }
 
 /// What an endpoint did wrong.
@@ -113,22 +117,41 @@ impl Choice {
 
     /// Chooses for a connection, never one of `except`.
     pub(crate) fn pick(&mut self, except: &[Endpoint], now: Instant) -> Pick {
-        let sound = |seat: &Seat| seat.suspect.is_none_or(|suspect| suspect.until <= now);
-        let refused = |seat: &Seat| seat.suspect.is_some_and(|suspect| suspect.kind == SuspectKind::Refused);
-        let chosen = self.first(except, sound).or_else(|| self.first(except, refused));
-        let Some(index) = chosen else {
-            let waits = self.usable_seats(except).filter_map(|(_, seat)| Some(seat.suspect?.until));
+        let sound = |seat: &Seat| seat.suspect.is_none_or(|suspect| suspect.avoid_until <= now);
+        let probe = |seat: &Seat| seat.suspect.is_none_or(|suspect| suspect.probe_at <= now);
+        let chosen = self.first(except, sound).or_else(|| self.first(except, probe));
+        let Some(seat) = chosen.and_then(|index| self.seats.get_mut(index)) else {
+            let waits = self.usable_seats(except).filter_map(|(_, seat)| Some(seat.suspect?.probe_at));
             return Pick::Wait(waits.min());
         };
         self.turn += 1;
-        let turn = self.turn;
-        let Some(seat) = self.seats.get_mut(index) else { return Pick::Wait(None) };
-        seat.last_turn = turn;
-        if let Some(Suspect { until, kind: SuspectKind::Transport }) = &mut seat.suspect {
-            // This connection is the probe; the next one may try after the same pause.
-            *until = now + PROBE_INTERVAL;
+        seat.last_turn = self.turn;
+        if let Some(suspect) = &mut seat.suspect
+            && suspect.kind == SuspectKind::Transport
+        {
+            // This connection is the probe; the next one may try after a pause.
+            suspect.probe_at = now + PROBE_INTERVAL;
+            suspect.avoid_until = now + AVOID;
         }
         Pick::Go(seat.endpoint.clone())
+    }
+
+    /// The ready endpoint to keep a transport to: where the next connection would go, else any ready one.
+    pub(crate) fn for_transport(&self, now: Instant) -> Option<Endpoint> {
+        let ready = |seat: &Seat| seat.endpoint.condition == Condition::Ready;
+        let sound =
+            |seat: &Seat| ready(seat) && seat.suspect.is_none_or(|suspect| suspect.avoid_until <= now);
+        let index = self.first(&[], sound).or_else(|| {
+            // The one that has been left alone longest.
+            let suspects = self.usable_seats(&[]).filter(|(_, seat)| ready(seat));
+            suspects.min_by_key(|(_, seat)| seat.suspect.map(|s| s.avoid_until)).map(|(index, _)| index)
+        })?;
+        self.seats.get(index).map(|seat| seat.endpoint.clone())
+    }
+
+    /// Whether an endpoint is among those that are ready.
+    pub(crate) fn is_ready(&self, endpoint: &Endpoint) -> bool {
+        self.usable().any(|usable| usable.condition == Condition::Ready && same_pod(usable, endpoint))
     }
 
     /// The usable seat whose turn it is, among those that `fit`.
@@ -142,22 +165,18 @@ impl Choice {
         fitting.min_by_key(key).map(|(index, _)| index)
     }
 
-    /// An endpoint has failed a connection.
+    /// An endpoint has failed a connection or a transport.
     pub(crate) fn suspect(&mut self, endpoint: &Endpoint, kind: SuspectKind, now: Instant) {
-        let pause = match kind {
-            SuspectKind::Transport => PROBE_INTERVAL,
-            SuspectKind::Refused => AVOID_REFUSED,
-        };
-        if let Some(seat) = self.seat(endpoint) {
-            seat.suspect = Some(Suspect { until: now + pause, kind });
-        }
+        let Some(seat) = self.seat(endpoint) else { return };
+        // Many connections report the loss of one transport: only the first allows a probe at once.
+        let known = seat.suspect.filter(|suspect| suspect.kind == kind);
+        let probe_at = known.map_or(now, |suspect| suspect.probe_at);
+        seat.suspect = Some(Suspect { kind, avoid_until: now + AVOID, probe_at });
     }
 
-    /// An endpoint works. Returns whether it was a suspect for its transport: then somebody may be waiting for it.
-    pub(crate) fn clear(&mut self, endpoint: &Endpoint, kind: SuspectKind) -> bool {
-        let Some(seat) = self.seat(endpoint) else { return false };
-        let cleared = seat.suspect.take_if(|suspect| suspect.kind == kind);
-        cleared.is_some_and(|suspect| suspect.kind == SuspectKind::Transport)
+    /// An endpoint works. Returns whether it was a suspect: then somebody may be waiting for it.
+    pub(crate) fn clear(&mut self, endpoint: &Endpoint) -> bool {
+        self.seat(endpoint).is_some_and(|seat| seat.suspect.take().is_some())
     }
 
     /// What failed may work again now: forget all suspicion.
@@ -186,9 +205,9 @@ pub(crate) fn same_pod(a: &Endpoint, b: &Endpoint) -> bool {
 pub(crate) fn endpoint(pod: &str, condition: Condition) -> Endpoint {
     Endpoint {
         cluster: crate::ports::ClusterId(1),
-        namespace: Arc::from("ns"),
-        pod: Arc::from(pod),
-        uid: Arc::from(format!("uid-{pod}")),
+        namespace: "ns".into(),
+        pod: pod.into(),
+        uid: format!("uid-{pod}").into(),
         node: None,
         port: 80,
         condition,
@@ -197,6 +216,8 @@ pub(crate) fn endpoint(pod: &str, condition: Condition) -> Endpoint {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -253,16 +274,48 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_endpoint_is_probed_by_one_connection_per_interval() {
+    fn a_broken_endpoint_is_probed_at_once_and_then_by_one_connection_per_interval() {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("a", Ready)]);
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        for _ in 0..3 {
+            choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        }
+        assert_eq!(go(&mut choice, now), "a", "the probe");
         let next = now + PROBE_INTERVAL;
         assert_eq!(choice.pick(&[], now), Pick::Wait(Some(next)));
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        assert_eq!(choice.pick(&[], now), Pick::Wait(Some(next)), "the probe failed");
         assert_eq!(go(&mut choice, next), "a");
-        assert_eq!(choice.pick(&[], next), Pick::Wait(Some(next + PROBE_INTERVAL)), "the probe is under way");
-        assert!(choice.clear(&endpoint("a", Ready), SuspectKind::Transport));
+        assert_eq!(choice.pick(&[], next), Pick::Wait(Some(next + PROBE_INTERVAL)));
+        assert!(choice.clear(&endpoint("a", Ready)));
         assert_eq!(go(&mut choice, next), "a");
+    }
+
+    #[test]
+    fn a_broken_endpoint_is_avoided_and_comes_back_by_itself() {
+        let now = now();
+        let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready)]);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        assert_eq!([go(&mut choice, now), go(&mut choice, now)], ["b", "b"]);
+        let later = now + AVOID;
+        assert_eq!(
+            [go(&mut choice, later), go(&mut choice, later)],
+            ["a", "b"],
+            "one probe, then the others"
+        );
+    }
+
+    #[test]
+    fn the_transport_goes_where_the_next_connection_goes() {
+        let now = now();
+        let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready), ("c", Draining)]);
+        assert_eq!(choice.for_transport(now), Some(endpoint("a", Ready)));
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        assert_eq!(choice.for_transport(now), Some(endpoint("b", Ready)));
+        choice.suspect(&endpoint("b", Ready), SuspectKind::Transport, now + AVOID / 2);
+        assert_eq!(choice.for_transport(now + AVOID / 2), Some(endpoint("a", Ready)));
+        choice.update(&[endpoint("c", Draining)]);
+        assert_eq!(choice.for_transport(now), None);
     }
 
     #[test]

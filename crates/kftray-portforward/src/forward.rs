@@ -40,7 +40,7 @@ pub(crate) struct About {
     pub(crate) config: ForwardConfig,
     pub(crate) tally: Tally,
     /// Set once, to the grace: the forward is to stop.
-    pub(crate) stop: watch::Sender<Option<Duration>>,
+    stop: watch::Sender<Option<Duration>>,
     /// A person asks to try again now.
     pub(crate) retry: Notify,
     status: watch::Sender<Status>,
@@ -62,10 +62,11 @@ impl Forward {
             tally: Tally::new(Instant::now()),
             stop: watch::Sender::new(None),
             retry: Notify::new(),
-            status: watch::Sender::new(Status::Stopped),
+            status: watch::Sender::new(Status::Binding),
             events,
             place: Mutex::default(),
         });
+        about.tell(Event::Status(Status::Binding));
         let mut tasks = JoinSet::new();
         tasks.spawn(guard(process, Arc::clone(&about)));
         Self { about, first_events: Mutex::new(Some(first)), tasks: Mutex::new(tasks) }
@@ -143,7 +144,27 @@ impl Forward {
     }
 }
 
+/// Tells a task that the forward is to stop.
+pub(crate) struct StopSignal(watch::Receiver<Option<Duration>>);
+
+impl StopSignal {
+    /// Waits for the stop. Cancel-safe; ready at once from then on.
+    pub(crate) async fn stopped(&mut self) {
+        // The sender lives as long as the forward; without it there is nothing to go on for either.
+        drop(self.0.wait_for(Option::is_some).await);
+    }
+
+    /// How long open connections may go on; zero before the stop.
+    pub(crate) fn grace(&self) -> Duration {
+        self.0.borrow().unwrap_or_default()
+    }
+}
+
 impl About {
+    pub(crate) fn stop_signal(&self) -> StopSignal {
+        StopSignal(self.stop.subscribe())
+    }
+
     pub(crate) fn publish(&self, status: Status) {
         if self.status.send_if_modified(|now| {
             *now != status && {
@@ -195,9 +216,8 @@ async fn guard(process: Arc<Process>, about: Arc<About>) {
     about.publish(Status::NeedsUser { cause: Problem::new(Code::Internal, message) });
     about.set_addresses(Vec::new(), Vec::new());
     // A stop must find an end even now.
-    if about.stop.subscribe().wait_for(Option::is_some).await.is_ok() {
-        about.publish_stopped();
-    }
+    about.stop_signal().stopped().await;
+    about.publish_stopped();
 }
 
 /// A panic while the lock was held leaves plain values behind, never a broken invariant.

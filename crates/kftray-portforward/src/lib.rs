@@ -3,15 +3,21 @@
 //! [`Engine::start`] takes a [`ForwardConfig`] and gives a [`Forward`]; everything that happens afterwards is told by
 //! [`Forward::status`] and [`Forward::events`]. Kubernetes is only known through [`ports`].
 
+mod accept;
 mod choice;
+mod client;
 pub mod config;
+mod connection;
 mod counters;
+mod directory;
 mod engine;
 mod event;
 mod forward;
+mod listener;
 mod machine;
 mod platform;
 pub mod ports;
+mod pump;
 mod supervisor;
 
 pub use config::{Balance, DEFAULT_HOLD, ForwardConfig, Limits, LocalAddress};

@@ -39,7 +39,13 @@ impl Model {
             Input::WarmOk | Input::WarmFailed(_) => self.attempt,
             Input::TransportLost(_) => self.transport,
             Input::Drained => self.stopping,
-            _ => true,
+            Input::Start
+            | Input::Stop
+            | Input::Supply(_)
+            | Input::Timer
+            | Input::NetworkChanged
+            | Input::Retry
+            | Input::Served => true,
         }
     }
 
@@ -74,7 +80,7 @@ impl Model {
             }
             // Proof of life.
             Input::Served => self.attempts = 0,
-            _ => {}
+            Input::Start | Input::Stop | Input::Timer | Input::NetworkChanged | Input::Retry => {}
         }
         if stable && (!self.transport || self.up_since == Some(now)) {
             self.attempts = 0;
@@ -286,11 +292,12 @@ impl World {
     }
 
     fn feed(&mut self, machine: &mut Machine, input: Input, now: Instant, jitter: f64) {
-        match input {
-            Input::Bound | Input::BindFailed(_) => self.binding = false,
-            Input::WarmOk => (self.attempt, self.transport) = (None, true),
-            Input::WarmFailed(_) => self.attempt = None,
-            _ => {}
+        if matches!(input, Input::Bound | Input::BindFailed(_)) {
+            self.binding = false;
+        } else if input == Input::WarmOk {
+            (self.attempt, self.transport) = (None, true);
+        } else if matches!(input, Input::WarmFailed(_)) {
+            self.attempt = None;
         }
         let effects = machine.step(input, now, jitter);
         self.absorb(effects, now);

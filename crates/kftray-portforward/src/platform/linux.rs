@@ -164,3 +164,72 @@ fn diag_request(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
     request.extend([0xff; 8]);
     request
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_the_machines_byte_order() {
+        if cfg!(target_endian = "little") {
+            let v4 = parse_address("0100007F:1F90").expect("valid");
+            assert_eq!(v4, (Ipv4Addr::LOCALHOST.into(), 8080));
+            let v6 = parse_address("00000000000000000000000001000000:0050").expect("valid");
+            assert_eq!(v6, (Ipv6Addr::LOCALHOST.into(), 80));
+        }
+        for junk in ["", "1:2", "0100007F", "0100007F:xyz", "zz00007F:0001"] {
+            assert_eq!(parse_address(junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_process() {
+        let listener = TcpListener::bind("0.0.0.0:0").expect("bind");
+        let port = listener.local_addr().expect("address").port();
+        let owner = port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)).expect("found");
+        assert!(owner.ends_with(&format!("(pid {})", std::process::id())), "{owner}");
+        assert!(owner.starts_with("kftray_portforward"), "{owner}");
+        drop(listener);
+        assert_eq!(port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)), None);
+    }
+
+    #[test]
+    fn a_half_close_is_told_from_a_close() {
+        for bind in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(bind) else { continue };
+            let client = TcpStream::connect(listener.local_addr().expect("address")).expect("connect");
+            let (server, peer) = listener.accept().expect("accept");
+            let local = server.local_addr().expect("address");
+            assert_eq!(peer_state(local, peer), PeerState::Open);
+            client.shutdown(Shutdown::Write).expect("shutdown");
+            assert_eq!(peer_state(local, peer), PeerState::Open, "half-closed");
+            drop(client);
+            assert_eq!(peer_state(local, peer), PeerState::Closed);
+        }
+    }
+
+    #[test]
+    fn a_close_by_the_end_of_the_program_counts() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let script = format!("exec 3<>/dev/tcp/127.0.0.1/{}; read _", address.port());
+        let Ok(mut child) = Command::new("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn() else {
+            return;
+        };
+        let (server, peer) = listener.accept().expect("accept");
+        assert_eq!(peer_state(server.local_addr().expect("address"), peer), PeerState::Open);
+        drop(child.stdin.take());
+        child.wait().expect("ends");
+        assert_eq!(peer_state(server.local_addr().expect("address"), peer), PeerState::Closed);
+    }
+
+    #[test]
+    fn a_peer_elsewhere_is_unknown() {
+        let here = "192.0.2.1:80".parse().expect("address");
+        let there = "192.0.2.2:4000".parse().expect("address");
+        assert_eq!(peer_state(here, there), PeerState::Unknown);
+    }
+}
