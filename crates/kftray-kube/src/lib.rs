@@ -6,9 +6,13 @@
 mod cluster;
 mod config;
 mod connect;
+mod pool;
+mod ports;
 mod resolve;
+mod session;
 
 pub use cluster::{Cluster, ClusterState, Clusters};
 pub use config::Environment;
 pub use connect::{Asked, Carrier, CarrierIo, Protocol, Transport, TransportChoice, TransportMemory, request_problem};
+pub use ports::{KubeOptions, KubePorts};
 pub use resolve::Resolver;
