@@ -129,6 +129,16 @@ impl WorkloadKind {
     }
 }
 
+impl TargetObject {
+    /// The object's name, or the selector.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Service(name) | Self::Pod(name) | Self::Labels(name) | Self::Workload { name, .. } => name,
+        }
+    }
+}
+
 impl fmt::Display for TargetObject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

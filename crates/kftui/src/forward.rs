@@ -1,0 +1,73 @@
+//! `kftui forward`: targets and ports from the command line.
+
+use anyhow::Result;
+use kftray_commons::spec::Listen;
+use kftray_commons::{ClusterRef, ContextRef, ForwardId, ForwardSpec, Workload};
+
+use crate::cli::{CommonArgs, ForwardArgs};
+use crate::exit::Exit;
+use crate::session::{self, Item, Rules};
+use crate::signals::Signals;
+use crate::target::{self, Wanted};
+use crate::{render, stack};
+
+/// Checks the command line. The error is for the person who wrote it.
+pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
+    let wanted = target::parse(&args.words).map_err(|fault| fault.to_string())?;
+    let specs: Vec<_> =
+        wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, &args.common)).collect();
+    for spec in &specs {
+        if let Some(fault) = spec.check().into_iter().next() {
+            let flag = match fault.field {
+                "local_address" => "--address",
+                "namespace" => "--namespace",
+                "context" => "--context",
+                other => other,
+            };
+            return Err(format!("{flag}: {}\n\n  {}", fault.message, fault.remedy));
+        }
+    }
+    Ok(specs)
+}
+
+fn spec(wanted: Wanted, number: u64, common: &CommonArgs) -> ForwardSpec {
+    let mut spec = ForwardSpec::new(ForwardId(number), Workload::of(wanted.object, wanted.remote));
+    spec.cluster = cluster(common);
+    spec.namespace.clone_from(&common.namespace);
+    spec.listen = Listen { hosts: hosts(common), port: wanted.local, auto_loopback: false };
+    spec
+}
+
+/// The cluster that the flags name.
+pub(crate) fn cluster(common: &CommonArgs) -> ClusterRef {
+    let context = match common.context.as_deref() {
+        None | Some("@current") => ContextRef::Current,
+        Some(name) => ContextRef::Named(name.to_owned()),
+    };
+    ClusterRef { kubeconfig: common.kubeconfig.clone(), context }
+}
+
+/// Where the flags say to listen.
+pub(crate) fn hosts(common: &CommonArgs) -> Vec<String> {
+    if common.address.is_empty() {
+        return vec![Listen::DEFAULT_HOST.to_owned()];
+    }
+    common.address.iter().map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect()
+}
+
+/// Runs them.
+pub(crate) async fn run(args: ForwardArgs, specs: Vec<ForwardSpec>) -> Result<Exit> {
+    let rules = Rules {
+        hold: args.common.hold,
+        ready_timeout: args.common.ready_timeout,
+        keep_trying: args.common.keep_trying,
+        others_go_on: false,
+        command: args.command,
+    };
+    let items = session::items(specs);
+    let width = items.iter().map(|item: &Item| item.label.chars().count()).max().unwrap_or_default();
+    let mut screen = render::screen(args.common.output, !rules.command.is_empty(), width);
+    let mut signals = Signals::install()?;
+    let engine = stack::engine(args.common.transport);
+    session::run(&engine, items, &rules, screen.as_mut(), &mut signals).await
+}
