@@ -148,7 +148,8 @@ impl Known {
                 let changed = self.choice.update(endpoints);
                 let ready = self.choice.any_ready();
                 let why = if ready { None } else { why_none.clone().or_else(|| self.pinned_is_missing()) };
-                let news = changed || self.why != why || std::mem::take(&mut self.fresh);
+                let fresh = std::mem::take(&mut self.fresh);
+                let news = fresh || changed || self.why != why;
                 self.why = why;
                 news.then(|| match ready {
                     true => Supply::Ready { chosen: self.chosen_is_ready() },

@@ -306,8 +306,8 @@ proptest! {
             forward.retry();
             let healed = Instant::now();
             until_status(&forward, "ready").await;
-            // The longest wait, or the limit of an attempt that hangs since before.
-            assert!(healed.elapsed() <= Duration::from_secs(61), "{:?}", healed.elapsed());
+            // An attempt that hangs since before the cure has a limit of a minute; then comes at most the longest wait.
+            assert!(healed.elapsed() <= Duration::from_secs(91), "{:?}", healed.elapsed());
             let before = Instant::now();
             forward.stop(Duration::from_secs(5)).await;
             assert!(before.elapsed() < Duration::from_secs(1));

@@ -496,8 +496,9 @@ struct SimChannel {
 impl Channel for SimChannel {
     fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ChannelError>> {
         assert!(!self.ended, "polled after the end");
+        let panics = self.pipes.lock().panics;
+        assert!(!panics, "the app asked for a panic");
         let polled = self.pipes.poll(cx, |state| {
-            assert!(!state.panics, "the app asked for a panic");
             if let Some(chunk) = state.down.pop_front() {
                 state.down_bytes -= chunk.len();
                 return Some(Ok(Some(chunk)));
