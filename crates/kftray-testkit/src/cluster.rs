@@ -270,7 +270,10 @@ impl FakeCluster {
     /// The exec plugin of a user; `None` if there is no such user.
     #[must_use]
     pub fn exec_plugin(&self, user: &str) -> Option<&ExecPlugin> {
-        self.credentials.iter().find(|credentials| credentials.user == user).map(|credentials| &credentials.plugin)
+        self.credentials
+            .iter()
+            .find(|credentials| credentials.user == user)
+            .map(|credentials| &credentials.plugin)
     }
 
     // Watching it and breaking it.
@@ -395,7 +398,9 @@ impl FakeCluster {
     pub fn pods(&self, namespace: &str, app: &str) -> Vec<String> {
         let pods = self.list(Kind::Pod, namespace);
         pods.iter()
-            .filter(|pod| pod["metadata"]["labels"]["app"] == app && pod["metadata"]["deletionTimestamp"].is_null())
+            .filter(|pod| {
+                pod["metadata"]["labels"]["app"] == app && pod["metadata"]["deletionTimestamp"].is_null()
+            })
             .map(|pod| text(&pod["metadata"]["name"]).to_owned())
             .collect()
     }
@@ -462,8 +467,10 @@ impl FakeCluster {
         self.wait_for(&format!("{count} ready pods of {namespace}/{app}"), |cluster| {
             let pods = cluster.list(Kind::Pod, namespace);
             let pods: Vec<_> = pods.iter().filter(|pod| pod["metadata"]["labels"]["app"] == app).collect();
-            let good =
-                pods.iter().filter(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null()).count();
+            let good = pods
+                .iter()
+                .filter(|pod| is_ready(pod) && pod["metadata"]["deletionTimestamp"].is_null())
+                .count();
             pods.len() == count && good == count
         })
         .await

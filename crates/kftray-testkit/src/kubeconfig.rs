@@ -161,8 +161,9 @@ impl Kubeconfig {
         let mut contexts = Vec::new();
         for context in &self.contexts {
             let credentials = cluster.credentials.iter().find(|credentials| credentials.user == context.user);
-            let credentials = credentials
-                .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no user {}", context.user)))?;
+            let credentials = credentials.ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, format!("no user {}", context.user))
+            })?;
             clusters.push(json!({ "name": context.name, "cluster": server(context, cluster)? }));
             users.push(json!({ "name": context.name, "user": credentials.login(context.login) }));
             let mut entry = json!({ "cluster": context.name, "user": context.name });
@@ -171,7 +172,8 @@ impl Kubeconfig {
             }
             contexts.push(json!({ "name": context.name, "context": entry }));
         }
-        let current = self.current.clone().or_else(|| self.contexts.first().map(|context| context.name.clone()));
+        let current =
+            self.current.clone().or_else(|| self.contexts.first().map(|context| context.name.clone()));
         let config = json!({
             "apiVersion": "v1",
             "kind": "Config",
@@ -247,12 +249,15 @@ impl Credentials {
 
     fn login(&self, login: Login) -> Value {
         let certificate = |identity: &Option<Identity>| {
-            identity.as_ref().map_or_else(|| json!({ "token": self.token }), |identity| {
-                json!({
-                    "client-certificate-data": STANDARD.encode(&identity.certificate),
-                    "client-key-data": STANDARD.encode(&identity.key),
-                })
-            })
+            identity.as_ref().map_or_else(
+                || json!({ "token": self.token }),
+                |identity| {
+                    json!({
+                        "client-certificate-data": STANDARD.encode(&identity.certificate),
+                        "client-key-data": STANDARD.encode(&identity.key),
+                    })
+                },
+            )
         };
         match login {
             Login::Certificate => certificate(&self.identity),
@@ -339,7 +344,9 @@ impl ExecPlugin {
     /// How often it has been run.
     #[must_use]
     pub fn runs(&self) -> usize {
-        std::fs::read_to_string(self.directory.join("runs")).map(|runs| runs.lines().count()).unwrap_or_default()
+        std::fs::read_to_string(self.directory.join("runs"))
+            .map(|runs| runs.lines().count())
+            .unwrap_or_default()
     }
 
     /// Takes the script away, as if the plugin were not installed.

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
@@ -74,7 +74,11 @@ impl Authority {
         }
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        Ok(Identity { der: certificate.der().clone(), certificate: certificate.pem(), key: key.serialize_pem() })
+        Ok(Identity {
+            der: certificate.der().clone(),
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        })
     }
 
     fn server(&self, names: &[&str], expired: bool) -> Result<Arc<ServerConfig>, PkiError> {

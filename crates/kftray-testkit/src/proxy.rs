@@ -160,7 +160,8 @@ async fn connect(mut client: TcpStream, settings: &Settings) -> io::Result<()> {
     let head = read_head(&mut client).await?;
     let mut lines = head.lines();
     let mut request = lines.next().unwrap_or_default().split(' ');
-    let (method, target) = (request.next().unwrap_or_default(), request.next().unwrap_or_default().to_owned());
+    let (method, target) =
+        (request.next().unwrap_or_default(), request.next().unwrap_or_default().to_owned());
     let given = lines
         .filter_map(|line| line.split_once(':'))
         .find(|(name, _)| name.eq_ignore_ascii_case("proxy-authorization"))
@@ -251,10 +252,7 @@ async fn socks_login(client: &mut TcpStream, settings: &Settings) -> io::Result<
     let _version = client.read_u8().await?;
     let user = read_short(client).await?;
     let password = read_short(client).await?;
-    let good = settings
-        .login
-        .as_ref()
-        .is_some_and(|(u, p)| u.as_bytes() == user && p.as_bytes() == password);
+    let good = settings.login.as_ref().is_some_and(|(u, p)| u.as_bytes() == user && p.as_bytes() == password);
     client.write_all(&[1, u8::from(!good)]).await?;
     Ok(good)
 }

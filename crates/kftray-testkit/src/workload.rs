@@ -208,7 +208,8 @@ impl<'a> ServiceBuilder<'a> {
 
     /// A named port; a Service with several needs names.
     pub fn named_port(mut self, name: &str, port: u16, target: impl Into<TargetPort>) -> Self {
-        self.ports.push(json!({ "name": name, "port": port, "targetPort": target.into().0, "protocol": "TCP" }));
+        self.ports
+            .push(json!({ "name": name, "port": port, "targetPort": target.into().0, "protocol": "TCP" }));
         self
     }
 

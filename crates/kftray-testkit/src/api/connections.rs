@@ -130,6 +130,10 @@ impl Connections {
     }
 
     fn each(&self, which: Which, action: impl Fn(&Connection)) {
-        lock(&self.open).connections.values().filter(|connection| connection.is(which)).for_each(|c| action(c));
+        lock(&self.open)
+            .connections
+            .values()
+            .filter(|connection| connection.is(which))
+            .for_each(|c| action(c));
     }
 }

@@ -4,7 +4,6 @@
 //! that faults work below TLS and for every kind of connection alike.
 
 use std::collections::VecDeque;
-use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
@@ -41,16 +40,25 @@ pub(crate) async fn run(
     let up = pump(tcp_read, server_write, Direction::Up, faults.subscribe(), frozen.clone());
     let down = pump(server_read, tcp_write, Direction::Down, faults.subscribe(), frozen);
     tokio::pin!(up, down);
-    // When the server has finished, nobody reads what the client still sends; when the client has, the server learns it
-    // from its pipe and finishes in its own time.
+    // When the server has finished, nobody reads what the client still sends. When the client has, the server learns it
+    // from its pipe and finishes in its own time; only a broken socket ends both ways at once.
     tokio::select! {
         _ = &mut down => {}
-        result = &mut up => {
-            if result.is_ok() {
-                down.await.ok();
+        end = &mut up => match end {
+            End::Finished | End::ToBroken => {
+                down.await;
             }
+            End::FromBroken => {}
         }
     }
+}
+
+/// How a direction ended.
+enum End {
+    /// Everything was delivered.
+    Finished,
+    FromBroken,
+    ToBroken,
 }
 
 async fn pump(
@@ -59,42 +67,50 @@ async fn pump(
     direction: Direction,
     faults: watch::Receiver<FaultState>,
     mut frozen: watch::Receiver<bool>,
-) -> io::Result<()> {
+) -> End {
     let mut queue: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut queued = 0;
-    let mut ended = false;
+    let mut ended = None;
     let mut free_at = Instant::now();
     let mut buffer = vec![0; CHUNK];
     loop {
-        frozen.wait_for(|frozen| !frozen).await.map_err(io::Error::other)?;
+        thawed(&mut frozen).await;
         let now = Instant::now();
         if let Some((_, chunk)) = queue.pop_front_if(|(due, _)| *due <= now) {
             queued -= chunk.len();
             pace(&faults, &mut free_at, chunk.len()).await;
-            frozen.wait_for(|frozen| !frozen).await.map_err(io::Error::other)?;
-            to.write_all(&chunk).await?;
+            thawed(&mut frozen).await;
+            if to.write_all(&chunk).await.is_err() {
+                return End::ToBroken;
+            }
             continue;
         }
-        if ended && queue.is_empty() {
-            return to.shutdown().await;
+        // What is on its way is delivered before the end is.
+        if let Some(end) = ended.take_if(|_| queue.is_empty()) {
+            to.shutdown().await.ok();
+            return end;
         }
         let next = queue.front().map(|(due, _)| *due);
         tokio::select! {
-            read = from.read(&mut buffer), if !ended && queued < IN_FLIGHT => match read {
-                Ok(0) => ended = true,
+            read = from.read(&mut buffer), if ended.is_none() && queued < IN_FLIGHT => match read {
+                Ok(0) => ended = Some(End::Finished),
                 Ok(count) => {
                     let due = Instant::now() + delay(&faults, direction);
                     queue.push_back((due, buffer.get(..count).unwrap_or_default().to_vec()));
                     queued += count;
                 }
-                // Deliver what is on its way, then fail.
-                Err(error) if queue.is_empty() => return Err(error),
-                Err(_) => ended = true,
+                Err(_) => ended = Some(End::FromBroken),
             },
             () = sleep_until(next) => {}
-            changed = frozen.changed() => changed.map_err(io::Error::other)?,
+            _ = frozen.changed() => {}
         }
     }
+}
+
+/// Waits until the connection is not frozen.
+async fn thawed(frozen: &mut watch::Receiver<bool>) {
+    // An error means that the connection is being dropped, and this with it.
+    frozen.wait_for(|frozen| !frozen).await.ok();
 }
 
 fn delay(faults: &watch::Receiver<FaultState>, direction: Direction) -> Duration {

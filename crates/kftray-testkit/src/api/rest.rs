@@ -130,14 +130,16 @@ pub(crate) fn answer(
     let namespace = asked.namespace.as_deref().unwrap_or_default();
     let name = asked.name.as_deref().unwrap_or_default();
     let known = |object: Option<Arc<Value>>| {
-        object
-            .map(|object| (StatusCode::OK, (*object).clone()))
-            .ok_or_else(|| Status::not_found(kind, name))
+        object.map(|object| (StatusCode::OK, (*object).clone())).ok_or_else(|| Status::not_found(kind, name))
     };
     match (asked.verb, asked.subresource.as_deref()) {
         ("get", None | Some("status")) => known(store.get(kind, namespace, name)),
-        ("get", Some("scale")) => known(store.get(kind, namespace, name).map(|object| Arc::new(scale(&object)))),
-        ("list", None) => list(store, kind, asked.namespace.as_deref(), query).map(|list| (StatusCode::OK, list)),
+        ("get", Some("scale")) => {
+            known(store.get(kind, namespace, name).map(|object| Arc::new(scale(&object))))
+        }
+        ("list", None) => {
+            list(store, kind, asked.namespace.as_deref(), query).map(|list| (StatusCode::OK, list))
+        }
         ("create", None) => {
             let object = store.create(kind, namespace, parse(body)?)?;
             Ok((StatusCode::CREATED, (*object).clone()))
@@ -161,8 +163,7 @@ pub(crate) fn answer(
             )
         }
         ("delete", None) => {
-            let from_body =
-                if body.is_empty() { None } else { parse(body)?["gracePeriodSeconds"].as_u64() };
+            let from_body = if body.is_empty() { None } else { parse(body)?["gracePeriodSeconds"].as_u64() };
             let grace = query.number("gracePeriodSeconds")?.or(from_body);
             known(deletions.delete(kind, namespace, name, grace))
         }
@@ -218,13 +219,7 @@ fn decode_continue(token: &str) -> Result<(String, String), Status> {
     serde_json::from_slice(&bytes).map_err(|_| invalid())
 }
 
-fn check_version(
-    store: &Store,
-    kind: Kind,
-    namespace: &str,
-    name: &str,
-    new: &Value,
-) -> Result<(), Status> {
+fn check_version(store: &Store, kind: Kind, namespace: &str, name: &str, new: &Value) -> Result<(), Status> {
     let Some(current) = store.get(kind, namespace, name) else { return Ok(()) };
     let asked = &new["metadata"]["resourceVersion"];
     if asked.as_str().is_some_and(|asked| !asked.is_empty())
@@ -409,7 +404,8 @@ mod tests {
 
     #[test]
     fn merge_patch_removes_nulls_and_keeps_identity() {
-        let mut object = json!({ "metadata": { "name": "a", "uid": "1", "labels": { "x": "y" } }, "spec": { "n": 1 } });
+        let mut object =
+            json!({ "metadata": { "name": "a", "uid": "1", "labels": { "x": "y" } }, "spec": { "n": 1 } });
         modify(
             &mut object,
             &json!({ "metadata": { "uid": "2", "labels": { "x": null, "z": "1" } }, "spec": { "n": 2 } }),

@@ -73,7 +73,9 @@ impl Requirement {
             Self::Equals(name, value) => label(name) == Some(value),
             Self::Differs(name, value) => label(name) != Some(value),
             Self::In(name, set) => label(name).is_some_and(|label| set.iter().any(|value| value == label)),
-            Self::NotIn(name, set) => !label(name).is_some_and(|label| set.iter().any(|value| value == label)),
+            Self::NotIn(name, set) => {
+                !label(name).is_some_and(|label| set.iter().any(|value| value == label))
+            }
             Self::Exists(name) => label(name).is_some(),
             Self::Absent(name) => label(name).is_none(),
         }

@@ -299,7 +299,9 @@ impl Exchange {
             }
         };
         let Some(kind) = asked.kind else {
-            return rest::discover(&asked.path).map(|body| object(StatusCode::OK, &body)).ok_or_else(Status::no_such_path);
+            return rest::discover(&asked.path)
+                .map(|body| object(StatusCode::OK, &body))
+                .ok_or_else(Status::no_such_path);
         };
         shared.auth.authorize(&user, asked.verb, asked, &shared.counters)?;
         if asked.subresource.as_deref() == Some("portforward") {

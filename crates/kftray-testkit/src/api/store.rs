@@ -96,14 +96,20 @@ impl Store {
     }
 
     /// Creates an object; fills in what the API server would.
-    pub(crate) fn create(&self, kind: Kind, namespace: &str, mut object: Value) -> Result<Arc<Value>, Status> {
+    pub(crate) fn create(
+        &self,
+        kind: Kind,
+        namespace: &str,
+        mut object: Value,
+    ) -> Result<Arc<Value>, Status> {
         let mut state = lock(&self.state);
         let name = complete(kind, namespace, &mut object)?;
         let key = (kind, namespace.to_owned(), name.clone());
         if state.objects.contains_key(&key) {
             return Err(Status::exists(kind, &name));
         }
-        let in_namespace = state.objects.contains_key(&(Kind::Namespace, String::new(), namespace.to_owned()));
+        let in_namespace =
+            state.objects.contains_key(&(Kind::Namespace, String::new(), namespace.to_owned()));
         if kind.namespaced() && !in_namespace {
             return Err(Status::not_found(Kind::Namespace, namespace));
         }

@@ -18,8 +18,8 @@ use crate::api::rest::Deletions;
 use crate::api::store::{Store, timestamp};
 use crate::cluster::Shared;
 
-pub(crate) use workloads::NODE;
 pub(crate) use pods::{HELD_UNREADY, READY_AFTER, START_AFTER, STOP_AFTER, is_ready, set_ready};
+pub(crate) use workloads::NODE;
 
 /// Runs until dropped.
 pub(crate) async fn run(shared: Arc<Shared>) {
@@ -69,7 +69,8 @@ fn collect_garbage(shared: &Shared) {
             let (namespace, name) = (text(&metadata["namespace"]), text(&metadata["name"]));
             let homeless = shared.store.get(Kind::Namespace, "", namespace).is_none();
             let owners = metadata["ownerReferences"].as_array().map(Vec::as_slice).unwrap_or_default();
-            let orphan = !owners.is_empty() && owners.iter().all(|owner| !alive.contains(text(&owner["uid"])));
+            let orphan =
+                !owners.is_empty() && owners.iter().all(|owner| !alive.contains(text(&owner["uid"])));
             if homeless || orphan {
                 shared.delete(kind, namespace, name, homeless.then_some(0));
             }

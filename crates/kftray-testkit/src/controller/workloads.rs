@@ -24,7 +24,13 @@ pub(super) fn reconcile(store: &Store, deletions: &impl Deletions) {
         deploy(store, &deployment);
     }
     for set in all(Kind::ReplicaSet) {
-        keep_replicas(store, deletions, Kind::ReplicaSet, &set, set["spec"]["replicas"].as_u64().unwrap_or(1));
+        keep_replicas(
+            store,
+            deletions,
+            Kind::ReplicaSet,
+            &set,
+            set["spec"]["replicas"].as_u64().unwrap_or(1),
+        );
     }
     for job in all(Kind::Job) {
         keep_replicas(store, deletions, Kind::Job, &job, job["spec"]["parallelism"].as_u64().unwrap_or(1));
@@ -45,7 +51,8 @@ fn deploy(store: &Store, deployment: &Value) {
     let name = format!("{}-{hash}", text(&deployment["metadata"]["name"]));
     let desired = deployment["spec"]["replicas"].as_u64().unwrap_or(1);
     let sets = owned(store, Kind::ReplicaSet, deployment);
-    let (new, old): (Vec<_>, Vec<_>) = sets.into_iter().partition(|set| text(&set["metadata"]["name"]) == name);
+    let (new, old): (Vec<_>, Vec<_>) =
+        sets.into_iter().partition(|set| text(&set["metadata"]["name"]) == name);
     let Some(new) = new.into_iter().next() else {
         create_replica_set(store, deployment, &name, &hash);
         return;
@@ -136,7 +143,8 @@ fn roll(store: &Store, deployment: &Value, new: &Value, old: &[Arc<Value>], coun
     let mut spare_ready = (counts.new_ready + counts.old_ready).saturating_sub(minimum);
     for set in old {
         let current = replicas(set);
-        let ready = count(owned(store, Kind::Pod, set).iter().filter(|pod| is_ready(pod) && !is_deleting(pod)));
+        let ready =
+            count(owned(store, Kind::Pod, set).iter().filter(|pod| is_ready(pod) && !is_deleting(pod)));
         let broken = current.saturating_sub(ready).min(removable);
         let healthy = (current - broken).min(spare_ready).min(removable - broken);
         removable -= broken + healthy;
@@ -154,7 +162,8 @@ fn budget(strategy: &Value, desired: u64) -> (u64, u64) {
             if up { (desired * percent).div_ceil(100) } else { desired * percent / 100 }
         }
     };
-    let (surge, unavailable) = (resolve(&strategy["maxSurge"], true), resolve(&strategy["maxUnavailable"], false));
+    let (surge, unavailable) =
+        (resolve(&strategy["maxSurge"], true), resolve(&strategy["maxUnavailable"], false));
     if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable) }
 }
 
@@ -169,8 +178,7 @@ fn scale(store: &Store, set: &Value, replicas: u64) {
 
 /// Replica sets and jobs: any `desired` pods. Terminating ones do not count, so replacements start at once.
 fn keep_replicas(store: &Store, deletions: &impl Deletions, kind: Kind, set: &Value, desired: u64) {
-    let mut pods: Vec<_> =
-        owned(store, Kind::Pod, set).into_iter().filter(|pod| !is_deleting(pod)).collect();
+    let mut pods: Vec<_> = owned(store, Kind::Pod, set).into_iter().filter(|pod| !is_deleting(pod)).collect();
     for _ in count(pods.iter())..desired {
         let name = format!("{}-{}", text(&set["metadata"]["name"]), suffix());
         create_pod(store, kind, set, &name, None);
@@ -206,11 +214,13 @@ fn keep_ordinals(store: &Store, deletions: &impl Deletions, set: &Value) {
         }
     }
     let last = pods.iter().filter(|pod| {
-        let ordinal = text(&pod["metadata"]["name"]).rsplit('-').next().and_then(|text| text.parse::<u64>().ok());
+        let ordinal =
+            text(&pod["metadata"]["name"]).rsplit('-').next().and_then(|text| text.parse::<u64>().ok());
         ordinal.is_some_and(|ordinal| ordinal >= desired)
     });
     last.for_each(|pod| delete_pod(deletions, pod));
-    let outdated = (0..desired).rev().filter_map(pod).find(|pod| pod["metadata"]["labels"][REVISION_HASH] != revision);
+    let outdated =
+        (0..desired).rev().filter_map(pod).find(|pod| pod["metadata"]["labels"][REVISION_HASH] != revision);
     if let Some(pod) = outdated {
         delete_pod(deletions, pod);
     }
@@ -266,8 +276,16 @@ fn set_status(store: &Store, kind: Kind, set: &Value) {
             "numberAvailable": ready, "updatedNumberScheduled": total, "numberMisscheduled": 0,
         }),
         Kind::Job => json!({ "active": total, "ready": ready }),
-        Kind::Namespace | Kind::Node | Kind::Pod | Kind::Service | Kind::EndpointSlice | Kind::Deployment
-        | Kind::ReplicaSet | Kind::StatefulSet => json!({ "replicas": total, "readyReplicas": ready, "availableReplicas": ready }),
+        Kind::Namespace
+        | Kind::Node
+        | Kind::Pod
+        | Kind::Service
+        | Kind::EndpointSlice
+        | Kind::Deployment
+        | Kind::ReplicaSet
+        | Kind::StatefulSet => {
+            json!({ "replicas": total, "readyReplicas": ready, "availableReplicas": ready })
+        }
     };
     let metadata = &set["metadata"];
     store.update(kind, text(&metadata["namespace"]), text(&metadata["name"]), |set| {

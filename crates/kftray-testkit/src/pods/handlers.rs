@@ -148,8 +148,8 @@ where
                 let answer = respond(request, pod.clone());
                 async move { Ok::<_, Infallible>(answer.await) }
             });
-            let connection =
-                hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(inbound.stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(inbound.stream), service);
             if let Err(error) = connection.await {
                 tracing::trace!(%error, "a pod's HTTP connection ended");
             }
@@ -160,5 +160,7 @@ where
 /// An HTTP server that answers every request with 200 and the pod's name.
 #[must_use]
 pub fn http_hello() -> Handler {
-    http(|_request, pod| async move { Response::new(Full::new(Bytes::from(format!("hello from {}\n", pod.name)))) })
+    http(|_request, pod| async move {
+        Response::new(Full::new(Bytes::from(format!("hello from {}\n", pod.name))))
+    })
 }

@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use kftray_spdy::ws;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::vices::{FRAGMENT, UNBUFFERED};
-use crate::api::connections::{Connection, Ending};
 use crate::api::server::ApiStream;
 use crate::counters::Counters;
 use crate::faults::FaultState;
@@ -29,8 +29,9 @@ pub(crate) struct CarrierWriter {
     io: WriteHalf<ApiStream>,
     pub(crate) envelope: Envelope,
     faults: watch::Receiver<FaultState>,
-    connection: Arc<Connection>,
     sent: u64,
+    /// Cancelled when the carrier was cut on purpose; no orderly close then.
+    cut: CancellationToken,
 }
 
 impl CarrierWriter {
@@ -50,7 +51,8 @@ impl CarrierWriter {
             return self.fragment(ws::Opcode::Continuation, true, &[]).await;
         }
         let mut rest = payload;
-        while let Some((now, later)) = rest.split_at_checked(FRAGMENT).filter(|(_, later)| !later.is_empty()) {
+        while let Some((now, later)) = rest.split_at_checked(FRAGMENT).filter(|(_, later)| !later.is_empty())
+        {
             self.fragment(opcode, false, now).await?;
             opcode = ws::Opcode::Continuation;
             rest = later;
@@ -70,7 +72,8 @@ impl CarrierWriter {
             let faults = self.faults.borrow();
             (faults.split_writes.unwrap_or(usize::MAX), faults.close_carrier_after)
         };
-        let left = close_after.map(|limit| usize::try_from(limit.saturating_sub(self.sent)).unwrap_or(usize::MAX));
+        let left =
+            close_after.map(|limit| usize::try_from(limit.saturating_sub(self.sent)).unwrap_or(usize::MAX));
         let cut = left.filter(|&left| left < bytes.len());
         let bytes = bytes.get(..cut.unwrap_or(bytes.len())).unwrap_or_default();
         for piece in bytes.chunks(split) {
@@ -79,14 +82,22 @@ impl CarrierWriter {
         }
         self.sent += u64::try_from(bytes.len()).unwrap_or_default();
         if cut.is_some() {
-            self.connection.end(Ending::Close);
+            self.cut.cancel();
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         Ok(())
     }
 
+    /// Cancelled when a fault has cut the carrier.
+    pub(crate) fn cut(&self) -> CancellationToken {
+        self.cut.clone()
+    }
+
     /// Closes in order: WebSocket close frame, TLS closure alert.
     pub(crate) async fn close(&mut self) {
+        if self.cut.is_cancelled() {
+            return;
+        }
         if self.envelope == Envelope::WebSocket {
             let mut frame = Vec::new();
             ws::put_close(&mut frame, ws::Role::Server, 1000, "");
@@ -120,7 +131,9 @@ impl CarrierReader {
         loop {
             if let Some(parser) = &mut self.parser {
                 match parser.next(&mut self.buffer).map_err(io::Error::other)? {
-                    Some(ws::Event::Data { payload, ends, .. }) => return Ok(Received::Data { payload, ends }),
+                    Some(ws::Event::Data { payload, ends, .. }) => {
+                        return Ok(Received::Data { payload, ends });
+                    }
                     Some(ws::Event::Ping(payload)) => return Ok(Received::Ping(payload)),
                     Some(ws::Event::Pong(_)) => continue,
                     Some(ws::Event::Close { .. }) => return Ok(Received::End),
@@ -145,14 +158,12 @@ pub(crate) fn split(
     envelope: Envelope,
     counters: &Arc<Counters>,
     faults: watch::Receiver<FaultState>,
-    connection: &Arc<Connection>,
 ) -> (CarrierReader, CarrierWriter) {
     let (read, write) = tokio::io::split(stream);
     let parser = (envelope == Envelope::WebSocket).then(|| ws::Parser::new(ws::Role::Server, u64::MAX));
-    let reader =
-        CarrierReader { io: read, parser, buffer: BytesMut::new(), counters: Arc::clone(counters) };
-    let connection = Arc::clone(connection);
-    (reader, CarrierWriter { io: write, envelope, faults, connection, sent: 0 })
+    let reader = CarrierReader { io: read, parser, buffer: BytesMut::new(), counters: Arc::clone(counters) };
+    let cut = CancellationToken::new();
+    (reader, CarrierWriter { io: write, envelope, faults, sent: 0, cut })
 }
 
 /// Answers a WebSocket ping.

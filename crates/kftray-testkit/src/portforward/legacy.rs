@@ -10,7 +10,6 @@ use tokio::sync::{Mutex, mpsc};
 use super::Target;
 use super::carrier::{self, CarrierReader, CarrierWriter, Envelope, Received};
 use super::runtime::{self, Sink, Source};
-use crate::api::connections::Connection;
 use crate::api::rest::Query;
 use crate::api::server::ApiStream;
 use crate::api::status::Status;
@@ -30,15 +29,10 @@ pub(super) fn ports(query: &Query) -> Result<Vec<u16>, Status> {
 }
 
 /// Serves the ports until all of them, or the connection, have ended.
-pub(super) async fn serve(
-    shared: &Arc<Shared>,
-    connection: &Arc<Connection>,
-    target: Target,
-    stream: ApiStream,
-    ports: Vec<u16>,
-) {
+pub(super) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStream, ports: Vec<u16>) {
     let faults = shared.faults.subscribe();
-    let (reader, mut writer) = carrier::split(stream, Envelope::WebSocket, &shared.counters, faults, connection);
+    let (reader, mut writer) = carrier::split(stream, Envelope::WebSocket, &shared.counters, faults);
+    let cut = writer.cut();
     if greet(&mut writer, &ports).await.is_err() {
         return;
     }
@@ -63,6 +57,7 @@ pub(super) async fn serve(
     tokio::pin!(reading, forwarding);
     tokio::select! {
         _ = &mut forwarding => {}
+        () = cut.cancelled() => {}
         result = &mut reading => {
             if let Err(error) = result {
                 tracing::debug!(%error, "legacy session ended");
@@ -96,7 +91,8 @@ async fn read(
             }
             Received::End => return Ok(()),
         };
-        if let Some(channel::Event::Data { index, payload }) = parser.next(payload, ends).map_err(io::Error::other)?
+        if let Some(channel::Event::Data { index, payload }) =
+            parser.next(payload, ends).map_err(io::Error::other)?
             && let Some(input) = inputs.get(index)
         {
             // An error: that connection is over, the others go on. Waiting here is the vice: one port that does not

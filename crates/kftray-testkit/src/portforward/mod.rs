@@ -93,9 +93,9 @@ pub(crate) async fn upgrade(
         shared.counters.count_upgrade(offer.protocol);
         let _entered = shared.counters.sessions.enter();
         match offer.protocol {
-            Protocol::WebSocketTunnel => websocket::serve(&shared, &connection, target, stream).await,
-            Protocol::Spdy => spdy::serve(&shared, &connection, target, stream).await,
-            Protocol::Legacy => legacy::serve(&shared, &connection, target, stream, ports).await,
+            Protocol::WebSocketTunnel => websocket::serve(&shared, target, stream).await,
+            Protocol::Spdy => spdy::serve(&shared, target, stream).await,
+            Protocol::Legacy => legacy::serve(&shared, target, stream, ports).await,
         }
     };
     exchange
@@ -113,7 +113,8 @@ fn find_pod(exchange: &Exchange, asked: &Attributes) -> Result<Target, Status> {
     let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     if pod["status"]["phase"] == "Pending" && !exchange.shared.pods.is_running(&uid) {
         // The kubelet finds no sandbox to ask the runtime for.
-        let message = format!("error upgrading connection: failed to find sandbox for pod \"{name}_{namespace}\"");
+        let message =
+            format!("error upgrading connection: failed to find sandbox for pod \"{name}_{namespace}\"");
         return Err(Status::new(StatusCode::INTERNAL_SERVER_ERROR, message));
     }
     Ok(Target { uid })
@@ -140,7 +141,9 @@ impl Offer {
         if upgrade.contains("spdy/3.1") && request.method() == Method::POST {
             let versions = text("x-stream-protocol-version");
             if versions.is_empty() {
-                return Err(Status::bad_request("unable to upgrade: X-Stream-Protocol-Version header is required"));
+                return Err(Status::bad_request(
+                    "unable to upgrade: X-Stream-Protocol-Version header is required",
+                ));
             }
             if !list(&versions).any(|version| version == STREAM_PROTOCOL) {
                 let message = format!(

@@ -38,7 +38,10 @@ pub(crate) async fn forward(
     let stream = dial(shared, target, port).await.map_err(|text| format!("{context}: {text}"))?;
     copy(shared, shared.timings.linger, stream, source, sink).await.map_err(|error| {
         let netns = namespace(target);
-        format!("{context}: failed to execute portforward in network namespace \"{netns}\": {}", go_text(&error, port))
+        format!(
+            "{context}: failed to execute portforward in network namespace \"{netns}\": {}",
+            go_text(&error, port)
+        )
     })
 }
 
@@ -92,7 +95,9 @@ fn go_text(error: &io::Error, port: u16) -> String {
         io::ErrorKind::ConnectionReset => {
             format!("read tcp4 127.0.0.1:40000->127.0.0.1:{port}: read: connection reset by peer")
         }
-        io::ErrorKind::BrokenPipe => format!("write tcp4 127.0.0.1:40000->127.0.0.1:{port}: write: broken pipe"),
+        io::ErrorKind::BrokenPipe => {
+            format!("write tcp4 127.0.0.1:40000->127.0.0.1:{port}: write: broken pipe")
+        }
         _ => error.to_string(),
     }
 }

@@ -12,11 +12,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Target;
 use super::carrier::{self, CarrierReader, CarrierWriter, Envelope, Received};
 use super::runtime::{self, Sink, Source};
 use super::vices::{COPY_BUFFER, QUEUE, WORKERS};
-use super::Target;
-use crate::api::connections::Connection;
 use crate::api::server::ApiStream;
 use crate::cluster::Shared;
 use crate::counters::Entered;
@@ -24,15 +23,9 @@ use crate::faults::{FaultState, Pings};
 use crate::sync::{Tasks, lock};
 
 /// Serves a session until the connection or the idle time ends it.
-pub(crate) async fn serve(
-    shared: &Arc<Shared>,
-    connection: &Arc<Connection>,
-    target: Target,
-    stream: ApiStream,
-    envelope: Envelope,
-) {
+pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStream, envelope: Envelope) {
     let faults = shared.faults.subscribe();
-    let (reader, writer) = carrier::split(stream, envelope, &shared.counters, faults, connection);
+    let (reader, writer) = carrier::split(stream, envelope, &shared.counters, faults);
     // The session's tasks are owned here; they know the session, the session knows them only weakly.
     let tasks = Arc::new(Tasks::default());
     let session = Arc::new(Session {
@@ -54,7 +47,9 @@ pub(crate) async fn serve(
         queues.push(queue_tx);
         tasks.start(work(Arc::clone(&session), queue_rx));
     }
+    let cut = session.writer.lock().await.cut();
     let result = tokio::select! {
+        () = cut.cancelled() => Ok(()),
         result = session.read(reader, &queues) => result,
         () = session.idle() => Ok(()),
         () = session.gone() => Ok(()),
@@ -167,7 +162,9 @@ impl Session {
                     next_worker = (next_worker + 1) % WORKERS;
                     next_worker
                 }) % WORKERS;
-                let Some(queue) = usize::try_from(worker).ok().and_then(|worker| queues.get(worker)) else { continue };
+                let Some(queue) = usize::try_from(worker).ok().and_then(|worker| queues.get(worker)) else {
+                    continue;
+                };
                 queue.send(work).await.map_err(io::Error::other)?;
             }
         }
@@ -524,7 +521,9 @@ async fn work(session: Arc<Session>, mut queue_rx: mpsc::Receiver<Work>) {
 }
 
 async fn data(session: &Session, id: u32, payload: Bytes, fin: bool) {
-    let Some(stream) = session.stream(id).filter(|stream| stream.replied.load(Ordering::SeqCst)) else { return };
+    let Some(stream) = session.stream(id).filter(|stream| stream.replied.load(Ordering::SeqCst)) else {
+        return;
+    };
     let data_tx = lock(&stream.data_tx).clone();
     if let Some(data_tx) = data_tx.filter(|_| !payload.is_empty()) {
         // Here a stream whose reader has stopped stops this worker.

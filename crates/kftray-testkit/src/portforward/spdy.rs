@@ -4,11 +4,10 @@ use std::sync::Arc;
 
 use super::carrier::Envelope;
 use super::{Target, session};
-use crate::api::connections::Connection;
 use crate::api::server::ApiStream;
 use crate::cluster::Shared;
 
 /// Serves a session until it ends.
-pub(crate) async fn serve(shared: &Arc<Shared>, connection: &Arc<Connection>, target: Target, stream: ApiStream) {
-    session::serve(shared, connection, target, stream, Envelope::Raw).await;
+pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStream) {
+    session::serve(shared, target, stream, Envelope::Raw).await;
 }

@@ -7,13 +7,12 @@ use ring::digest;
 
 use super::carrier::Envelope;
 use super::{Target, session};
-use crate::api::connections::Connection;
 use crate::api::server::ApiStream;
 use crate::cluster::Shared;
 
 /// Serves a tunnelled session until it ends.
-pub(crate) async fn serve(shared: &Arc<Shared>, connection: &Arc<Connection>, target: Target, stream: ApiStream) {
-    session::serve(shared, connection, target, stream, Envelope::WebSocket).await;
+pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStream) {
+    session::serve(shared, target, stream, Envelope::WebSocket).await;
 }
 
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2).
