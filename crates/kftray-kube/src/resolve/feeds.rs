@@ -1,0 +1,294 @@
+//! All feeds of one cluster connection, and what it has denied.
+//!
+//! Denials are remembered here, so that the second forward does not ask again what the first was refused.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use kftray_commons::{Code, Problem};
+use kftray_portforward::ports::ClusterId;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::feed::{Feed, FeedKey, Phase, Scope, Shared, Subscription, View};
+use super::object::{Object, Pod, ReplicaSet, Service, Slice, Workload};
+use super::reflect::Reflector;
+
+/// Every waiting time, in one place so that tests can shorten them.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    /// For an answer to begin. Long: a list of thousands of objects through a slow VPN; a dead connection is noticed by the
+    /// client's own pings much earlier.
+    pub(super) answer: Duration,
+    /// Longest life of one watch, in whole seconds, shortened by up to a sixth at random so that watches do not renew all
+    /// together. Below the 5 minutes after which many load balancers cut idle connections.
+    pub(super) watch: Duration,
+    /// A watch that is silent for this long after its end was due is dead.
+    pub(super) watch_grace: Duration,
+    /// First and longest pause between attempts after a failure.
+    pub(super) retry: (Duration, Duration),
+    /// Longest pause while there is no connection at all: an attempt costs the server nothing then, and a VPN that is back
+    /// should not wait.
+    pub(super) unreachable: Duration,
+    /// First and longest pause before asking again for what is forbidden: only an administrator can change that.
+    pub(super) denied: (Duration, Duration),
+    /// Shortest distance between two reads of a feed without a watch: hints come from every failed connection.
+    pub(super) hint_gap: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            answer: Duration::from_secs(30),
+            watch: Duration::from_secs(290),
+            watch_grace: Duration::from_secs(10),
+            retry: (Duration::from_secs(1), Duration::from_secs(30)),
+            unreachable: Duration::from_secs(10),
+            denied: (Duration::from_secs(10), Duration::from_secs(300)),
+            hint_gap: Duration::from_secs(1),
+        }
+    }
+}
+
+/// Exponential pauses with jitter.
+#[derive(Debug)]
+pub(super) struct Backoff {
+    first: Duration,
+    longest: Duration,
+    failures: u32,
+}
+
+impl Backoff {
+    pub(super) fn new((first, longest): (Duration, Duration)) -> Self {
+        Self { first, longest, failures: 0 }
+    }
+
+    /// The next pause: half of the doubling value at least, so that clients spread out but none hurries.
+    pub(super) fn next(&mut self) -> Duration {
+        let full = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
+        self.failures = self.failures.saturating_add(1);
+        full.mul_f64(rand::random_range(0.5..=1.0))
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// What a feed needs of its cluster.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) id: ClusterId,
+    pub(super) client: kube::Client,
+    pub(super) default_namespace: Arc<str>,
+    /// Where feeds run: they may be opened from a thread without a runtime.
+    pub(super) runtime: Handle,
+    pub(super) timing: Timing,
+    /// Counts up when the machine woke or changed network.
+    pub(super) kick: watch::Receiver<u64>,
+}
+
+/// All feeds of one cluster connection.
+pub(super) struct Feeds {
+    pub(super) link: Link,
+    pub(super) services: Arc<Registry<Service>>,
+    pub(super) slices: Arc<Registry<Slice>>,
+    pub(super) pods: Arc<Registry<Pod>>,
+    pub(super) workloads: Arc<Registry<Workload>>,
+    pub(super) replica_sets: Arc<Registry<ReplicaSet>>,
+}
+
+impl Feeds {
+    pub(super) fn new(link: Link) -> Self {
+        Self {
+            services: Registry::new(link.clone()),
+            slices: Registry::new(link.clone()),
+            pods: Registry::new(link.clone()),
+            workloads: Registry::new(link.clone()),
+            replica_sets: Registry::new(link.clone()),
+            link,
+        }
+    }
+
+    /// What the cluster denied may be allowed by now.
+    pub(super) fn forget_denials(&self) {
+        self.services.forget_denials();
+        self.slices.forget_denials();
+        self.pods.forget_denials();
+        self.workloads.forget_denials();
+        self.replica_sets.forget_denials();
+    }
+
+    /// Has everything that is read without a watch in this namespace read again.
+    pub(super) fn hint(&self, namespace: &str) {
+        self.services.hint(namespace);
+        self.slices.hint(namespace);
+        self.pods.hint(namespace);
+        self.workloads.hint(namespace);
+        self.replica_sets.hint(namespace);
+    }
+}
+
+/// The feeds of one kind of object.
+pub(super) struct Registry<T: Object> {
+    link: Link,
+    feeds: Mutex<HashMap<FeedKey, Weak<Feed<T>>>>,
+    denials: Mutex<HashMap<FeedKey, Problem>>,
+}
+
+impl<T: Object> Registry<T> {
+    fn new(link: Link) -> Arc<Self> {
+        Arc::new(Self { link, feeds: Mutex::default(), denials: Mutex::default() })
+    }
+
+    /// The feed of that key, started if nobody else follows it.
+    fn open(self: &Arc<Self>, key: &FeedKey) -> Arc<Feed<T>> {
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(feed) = feeds.get(key).and_then(Weak::upgrade) {
+            return feed;
+        }
+        let shared = Arc::new(Shared::new(key.clone()));
+        let task = Reflector::new(&self.link, Arc::clone(&shared)).run();
+        let task = AbortOnDropHandle::new(self.link.runtime.spawn(task));
+        let feed = Arc::new(Feed::new(shared, Arc::downgrade(self), task));
+        feeds.insert(key.clone(), Arc::downgrade(&feed));
+        feed
+    }
+
+    /// Called by a feed that ends. Another one may have taken its key meanwhile.
+    pub(super) fn forget_dead(&self, key: &FeedKey) {
+        let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+        if feeds.get(key).is_some_and(|feed| feed.strong_count() == 0) {
+            feeds.remove(key);
+        }
+    }
+
+    fn hint(&self, namespace: &str) {
+        let live: Vec<Arc<Feed<T>>> = {
+            let feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
+            feeds
+                .iter()
+                .filter(|(key, _)| *key.namespace == *namespace)
+                .filter_map(|(_, feed)| feed.upgrade())
+                .collect()
+        };
+        // Outside the lock: the last reference may be dropped here, and a feed's end takes the lock.
+        for feed in live {
+            feed.shared.hint.notify_one();
+        }
+    }
+
+    fn denial(&self, key: &FeedKey) -> Option<Problem> {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    fn deny(&self, key: &FeedKey, problem: &Problem) {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), problem.clone());
+    }
+
+    fn forget_denials(&self) {
+        self.denials.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// The ways to get at the same objects, best first; goes one down at each denial.
+pub(super) struct Ladder<T: Object> {
+    registry: Arc<Registry<T>>,
+    rungs: Vec<FeedKey>,
+    group: Arc<str>,
+    at: usize,
+    current: Option<Subscription<T>>,
+    denials: Vec<Problem>,
+    /// On this rung objects may be read, but not watched.
+    unwatched: Option<Problem>,
+}
+
+impl<T: Object> Ladder<T> {
+    /// `group` is whom the objects of a feed over everything must belong to.
+    pub(super) fn new(registry: &Arc<Registry<T>>, group: &str, rungs: Vec<FeedKey>) -> Self {
+        Self {
+            registry: Arc::clone(registry),
+            rungs,
+            group: group.into(),
+            at: 0,
+            current: None,
+            denials: Vec::new(),
+            unwatched: None,
+        }
+    }
+
+    /// What is known now on the best rung that is not denied.
+    ///
+    /// # Errors
+    /// Every way is denied; the last denial.
+    pub(super) fn view(&mut self) -> Result<View<T>, Problem> {
+        loop {
+            let Some(key) = self.rungs.get(self.at) else {
+                // A ladder has at least one rung, so that reaching the end means a denial.
+                return Err(self
+                    .denials
+                    .last()
+                    .cloned()
+                    .unwrap_or_else(|| Problem::new(Code::Internal, "no way to read objects was given")));
+            };
+            if self.current.is_none() {
+                if let Some(denial) = self.registry.denial(key) {
+                    self.step_down(denial);
+                    continue;
+                }
+                let group = if key.scope == Scope::All { &*self.group } else { "" };
+                self.current = Some(self.registry.open(key).subscribe(group));
+            }
+            let Some(current) = &mut self.current else { continue };
+            let view = current.view();
+            match &view.phase {
+                Phase::Denied(denial) => {
+                    self.registry.deny(key, denial);
+                    tracing::info!(resource = key.kind.resource, %denial, "stepping down");
+                    self.step_down(denial.clone());
+                }
+                Phase::Static(denial) => {
+                    self.unwatched.clone_from(denial);
+                    return Ok(view);
+                }
+                Phase::Loading | Phase::Live | Phase::Broken(_) => return Ok(view),
+            }
+        }
+    }
+
+    /// Denials met on the way, one sentence each.
+    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+        self.denials.iter().chain(&self.unwatched).map(|denial| denial.message.clone())
+    }
+
+    fn step_down(&mut self, denial: Problem) {
+        self.denials.push(denial);
+        self.current = None;
+        self.at += 1;
+    }
+
+    /// Resolves when [`Self::view`] has something new to say; never after the last rung was denied.
+    pub(super) async fn changed(&mut self) {
+        match &mut self.current {
+            Some(current) => current.changed().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// See [`Subscription::set_unsettled`].
+    pub(super) fn set_unsettled(&mut self, unsettled: bool) {
+        if let Some(current) = &mut self.current {
+            current.set_unsettled(unsettled);
+        }
+    }
+}
+
+/// Resolves like [`Ladder::changed`]; never without a ladder.
+pub(super) async fn changed<T: Object>(ladder: Option<&mut Ladder<T>>) {
+    match ladder {
+        Some(ladder) => ladder.changed().await,
+        None => std::future::pending().await,
+    }
+}
