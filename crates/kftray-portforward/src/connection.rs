@@ -403,3 +403,121 @@ impl PeerWatch {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Poll};
+
+    use bytes::Bytes;
+    use futures::future::BoxFuture;
+    use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
+
+    use super::*;
+    use crate::config::{Balance, ForwardConfig, Limits};
+    use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Warm};
+
+    /// A cluster of one silent pod.
+    struct Silent;
+
+    impl Resolve for Silent {
+        fn follow(&self, _: &Target, _: &RemotePort) -> watch::Receiver<Resolution> {
+            watch::Sender::new(Resolution::Pending).subscribe()
+        }
+    }
+
+    impl Dial for Silent {
+        fn warm(&self, _: &Endpoint) -> BoxFuture<'static, Result<Warm, DialError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn dial(&self, _: &Endpoint, _: Bytes) -> BoxFuture<'static, Result<Box<dyn Channel>, DialError>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn network_changed(&self) {}
+    }
+
+    impl Channel for Silent {
+        fn poll_recv(&mut self, _: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ChannelError>> {
+            Poll::Pending
+        }
+
+        fn poll_send_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ChannelError>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn send(&mut self, _: Bytes) {}
+
+        fn finish(&mut self) {}
+
+        fn half_close(&self) -> HalfClose {
+            HalfClose::Withheld
+        }
+    }
+
+    fn shared() -> Arc<Shared> {
+        let object = TargetObject::Pod("p".to_owned());
+        let target = Target { cluster: ClusterRef::default(), namespace: None, object };
+        let config = ForwardConfig::new("p", target, RemotePort::Number(80.try_into().expect("port")));
+        Arc::new(Shared {
+            process: Arc::new(Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024))),
+            about: Arc::new(About::new(config)),
+            directory: Directory::new(Balance::RoundRobin),
+        })
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("address")).await.expect("connect");
+        (client, listener.accept().await.expect("accept").0)
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_costs_less_than_two_kilobytes() {
+        let shared = shared();
+        let (_client, stream) = pair().await;
+        let permit = Arc::clone(&shared.process.open).try_acquire_owned().expect("free");
+        let task = serve(shared, stream, Instant::now(), permit);
+        let size = std::mem::size_of_val(&task);
+        assert!(size < 2_048, "{size}");
+    }
+
+    /// Where the system cannot tell a close from a half-close, silence decides.
+    #[tokio::test(start_paused = true)]
+    async fn an_unknown_peer_counts_as_gone_after_a_minute_of_silence() {
+        let (client, stream) = pair().await;
+        let foreign = "192.0.2.1:4000".parse().expect("address");
+        let mut accepted = Client::new(stream, client.local_addr().expect("address")).expect("client");
+        (accepted.peer, accepted.local) = (foreign, foreign);
+        let mut watch = PeerWatch::default();
+        watch.begin(0);
+        let begin = Instant::now();
+        let mut written = 0;
+        loop {
+            watch.due().await;
+            // The pod still answers for the first half minute.
+            if begin.elapsed() < Duration::from_secs(30) {
+                written += 1;
+            }
+            if watch.has_closed(&accepted, written) {
+                break;
+            }
+        }
+        let silent = begin.elapsed().as_secs();
+        assert!((85..=95).contains(&silent), "{silent}");
+    }
+
+    #[tokio::test]
+    async fn bytes_that_have_arrived_are_taken_without_waiting() {
+        use tokio::io::AsyncWriteExt;
+        let (mut client, stream) = pair().await;
+        client.write_all(b"GET /").await.expect("write");
+        let mut accepted = Client::new(stream, client.local_addr().expect("address")).expect("client");
+        assert_eq!(accepted.take_first().expect("read"), 5);
+        assert_eq!(accepted.sent.give_all(), "GET /");
+        assert_eq!(accepted.take_first().expect("nothing more"), 0);
+        // The runtime's own readiness is not disturbed by it.
+        client.write_all(b"x").await.expect("write");
+        assert_eq!(accepted.take_more().await.expect("read"), 1);
+    }
+}

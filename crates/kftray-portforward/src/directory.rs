@@ -48,7 +48,7 @@ impl Directory {
         Self {
             known: Mutex::new(known),
             bell: watch::Sender::new(0),
-            proof_wanted: AtomicBool::new(true),
+            proof_wanted: AtomicBool::new(false),
             proof: Notify::new(),
         }
     }

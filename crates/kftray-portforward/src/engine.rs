@@ -30,15 +30,7 @@ impl Engine {
     /// An engine over a way to find pods and a way to reach them.
     #[must_use]
     pub fn new(resolve: Arc<dyn Resolve>, dial: Arc<dyn Dial>, limits: Limits) -> Self {
-        Self {
-            shared: Arc::new(Process {
-                resolve,
-                dial,
-                held: Arc::new(Semaphore::new(limits.held.min(Semaphore::MAX_PERMITS))),
-                open: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
-                network: watch::Sender::new(0),
-            }),
-        }
+        Self { shared: Arc::new(Process::new(resolve, dial, limits)) }
     }
 
     /// Starts a forward and returns at once; what becomes of it is told by the handle. Whatever goes wrong, a busy port
@@ -54,6 +46,18 @@ impl Engine {
     pub fn network_changed(&self) {
         self.shared.dial.network_changed();
         self.shared.network.send_modify(|changes| *changes = changes.wrapping_add(1));
+    }
+}
+
+impl Process {
+    pub(crate) fn new(resolve: Arc<dyn Resolve>, dial: Arc<dyn Dial>, limits: Limits) -> Self {
+        Self {
+            resolve,
+            dial,
+            held: Arc::new(Semaphore::new(limits.held.min(Semaphore::MAX_PERMITS))),
+            open: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            network: watch::Sender::new(0),
+        }
     }
 }
 

@@ -56,16 +56,8 @@ struct Place {
 
 impl Forward {
     pub(crate) fn start(process: Arc<Process>, config: ForwardConfig) -> Self {
-        let (events, first) = broadcast::channel(EVENTS);
-        let about = Arc::new(About {
-            config,
-            tally: Tally::new(Instant::now()),
-            stop: watch::Sender::new(None),
-            retry: Notify::new(),
-            status: watch::Sender::new(Status::Binding),
-            events,
-            place: Mutex::default(),
-        });
+        let about = Arc::new(About::new(config));
+        let first = about.events.subscribe();
         about.tell(Event::Status(Status::Binding));
         let mut tasks = JoinSet::new();
         tasks.spawn(guard(process, Arc::clone(&about)));
@@ -161,6 +153,18 @@ impl StopSignal {
 }
 
 impl About {
+    pub(crate) fn new(config: ForwardConfig) -> Self {
+        Self {
+            config,
+            tally: Tally::new(Instant::now()),
+            stop: watch::Sender::new(None),
+            retry: Notify::new(),
+            status: watch::Sender::new(Status::Binding),
+            events: broadcast::Sender::new(EVENTS),
+            place: Mutex::default(),
+        }
+    }
+
     pub(crate) fn stop_signal(&self) -> StopSignal {
         StopSignal(self.stop.subscribe())
     }

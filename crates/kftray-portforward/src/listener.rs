@@ -126,18 +126,51 @@ fn open_all(places: &[Place], port: u16) -> Result<Listeners, Refusal> {
 
 fn open_one(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // On Unix this lets a port be taken over whose last connections still linger in TIME_WAIT, and nothing else. On
-    // Windows the same option would let two programs share the port, and lingering connections do not hinder.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         let both_families = address.ip().is_unspecified();
         socket.set_only_v6(!both_families)?;
     }
     socket.set_nonblocking(true)?;
-    socket.bind(&SockAddr::from(address))?;
+    bind(&socket, address)?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Binds so that a port can be had whose last connections still linger in TIME_WAIT, and no port that somebody else
+/// listens on. On Linux SO_REUSEADDR means exactly that.
+#[cfg(target_os = "linux")]
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(address))
+}
+
+/// The same for the BSD family, where SO_REUSEADDR also lets `127.0.0.1` be bound beside another program's `0.0.0.0` and
+/// silently takes its connections away: there the option is only set when nobody answers on the port.
+#[cfg(all(unix, not(target_os = "linux")))]
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    /// A listener on this machine answers at once.
+    const ANSWER: std::time::Duration = std::time::Duration::from_millis(100);
+
+    let busy = match socket.bind(&SockAddr::from(address)) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => error,
+        done => return done,
+    };
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    if std::net::TcpStream::connect_timeout(&SocketAddr::new(ip, address.port()), ANSWER).is_ok() {
+        return Err(busy);
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&SockAddr::from(address))
+}
+
+/// The same for Windows: lingering connections do not hinder there, and SO_REUSEADDR would let two programs share a port.
+#[cfg(not(unix))]
+fn bind(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    socket.bind(&SockAddr::from(address))
 }
 
 /// The machine has no such address, or not even the family.
@@ -151,19 +184,28 @@ fn is_missing(error: &io::Error) -> bool {
 impl Refusal {
     fn tell(self) -> Problem {
         let Self { address, error, .. } = self;
-        let (code, message) = if error.kind() == io::ErrorKind::AddrInUse {
-            let owner = platform::port_owner(address).unwrap_or_else(|| "another program".to_owned());
-            (Code::PortInUse, format!("{address} is in use by {owner}"))
-        } else if error.kind() == io::ErrorKind::PermissionDenied {
-            (Code::PortPrivileged, format!("{address} may not be opened: {error}"))
-        } else if is_missing(&error) {
-            (Code::AddressUnavailable, format!("{} is not an address of this machine", address.ip()))
+        if error.kind() == io::ErrorKind::AddrInUse {
+            return match platform::port_owner(address) {
+                Some(owner) => Problem::new(Code::PortInUse, format!("{address} is in use by {owner}")),
+                None => {
+                    let by_hand = platform::find_owner_by_hand(address.port());
+                    let problem =
+                        Problem::new(Code::PortInUse, format!("{address} is in use by another program"));
+                    problem.with_remedy(format!("{} {by_hand}.", Code::PortInUse.remedy()))
+                }
+            };
+        }
+        let code = if error.kind() == io::ErrorKind::PermissionDenied {
+            Code::PortPrivileged
         } else if is_out_of_files(&error) {
-            (Code::TooManyFiles, format!("{address} cannot be opened: {error}"))
+            Code::TooManyFiles
         } else {
-            (Code::AddressUnavailable, format!("{address} cannot be opened: {error}"))
+            Code::AddressUnavailable
         };
-        Problem::new(code, message)
+        if is_missing(&error) {
+            return Problem::new(code, format!("{} is not an address of this machine", address.ip()));
+        }
+        Problem::new(code, format!("{address} cannot be opened: {error}"))
     }
 }
 

@@ -150,7 +150,9 @@ impl Supervisor {
                 }
             }
         }
-        self.shared.directory.want_proof();
+        if self.machine.wants_proof() {
+            self.shared.directory.want_proof();
+        }
     }
 
     fn warm(&mut self) {

@@ -170,6 +170,20 @@ impl Machine {
         }
     }
 
+    /// Whether [`Input::Served`] would tell anything new.
+    pub(crate) fn wants_proof(&self) -> bool {
+        match self.phase {
+            Phase::Ready { proved, .. } => !proved,
+            Phase::Backoff { .. } | Phase::NeedsUser { .. } => !self.served_cut,
+            Phase::Stopped
+            | Phase::Binding
+            | Phase::Unbound { .. }
+            | Phase::Waiting
+            | Phase::Warming { .. }
+            | Phase::Stopping => false,
+        }
+    }
+
     /// Takes one input. `jitter` in 0..=1 is used if a wait begins.
     pub(crate) fn step(&mut self, input: Input, now: Instant, jitter: f64) -> Vec<Effect> {
         let mut step = Step { now, jitter, effects: Vec::new() };

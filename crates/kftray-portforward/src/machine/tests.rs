@@ -218,6 +218,11 @@ proptest! {
         let (mut machine, mut model, mut now) = (Machine::new(), Model::default(), start_of_time());
         for (input, pause, jitter) in script {
             now += Duration::from_millis(pause);
+            if input == Input::Served && !machine.wants_proof() {
+                let mut after = machine.clone();
+                prop_assert!(after.step(Input::Served, now, jitter).is_empty());
+                prop_assert_eq!(&after, &machine, "what is not asked for tells nothing");
+            }
             if model.expects(&input) {
                 model.before(&input, now);
                 let effects = machine.step(input, now, jitter);

@@ -22,6 +22,15 @@ pub(crate) enum PeerState {
     Unknown,
 }
 
+/// How a person finds out who listens on a port, where [`port_owner`] cannot.
+pub(crate) fn find_owner_by_hand(port: u16) -> String {
+    if cfg!(windows) {
+        format!("`netstat -ano | findstr :{port}` shows its process id")
+    } else {
+        format!("`lsof -nP -iTCP:{port} -sTCP:LISTEN` shows it, with sudo if it is another user's")
+    }
+}
+
 /// How many files this process may have open, if the system says so and it is finite.
 pub(crate) fn open_files_limit() -> Option<u64> {
     #[cfg(unix)]

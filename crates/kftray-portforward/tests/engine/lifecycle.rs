@@ -236,6 +236,17 @@ async fn dropping_the_handle_ends_everything() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err(), "the port is free");
 }
 
+#[tokio::test]
+async fn a_panic_of_the_supervisor_is_told_and_a_stop_still_works() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    sim.change("a", |pod| pod.manner = Manner::Panic);
+    let forward = sim.engine().start(config());
+    let Status::NeedsUser { cause } = until_status(&forward, "needs_user").await else { unreachable!() };
+    assert_eq!(cause.code, Code::Internal);
+    forward.stop(Duration::ZERO).await;
+    assert_eq!(*forward.status().borrow(), Status::Stopped);
+}
+
 #[derive(Debug, Clone)]
 enum Fault {
     Manner(Manner),

@@ -51,6 +51,8 @@ pub(crate) enum Manner {
     Hang,
     /// Opening fails.
     Fail(Code, Delivery),
+    /// The adapter itself panics.
+    Panic,
     /// The channel opens and then fails before any answer.
     FailLater(Delivery),
 }
@@ -276,6 +278,7 @@ impl Dial for SimPorts {
             let pod = pod?;
             match pod.manner {
                 Manner::Hang => std::future::pending().await,
+                Manner::Panic => panic!("the adapter was told to"),
                 Manner::Fail(code, delivery) => Err(DialError { problem: problem(code), delivery }),
                 Manner::Serve | Manner::Refuse | Manner::FailLater(_) => {
                     let mut breaks = pod.breaks.subscribe();
@@ -306,6 +309,7 @@ impl Dial for SimPorts {
             let pipes = Arc::new(Pipes::default());
             let early = match &pod.manner {
                 Manner::Hang => std::future::pending().await,
+                Manner::Panic => panic!("the adapter was told to"),
                 Manner::Fail(code, delivery) => {
                     return Err(DialError { problem: problem(*code), delivery: *delivery });
                 }

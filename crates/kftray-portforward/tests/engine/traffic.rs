@@ -70,6 +70,13 @@ proptest! {
             let sim = Sim::with(App::Echo, &["a"]);
             let forward = ready(&sim.engine(), config()).await;
             echo_exactly(connect(&forward).await, pattern(length), pieces).await;
+            // The last write is counted just after it was made.
+            let counted = async {
+                while forward.counters().bytes_down < length as u64 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            timeout(PATIENCE, counted).await.expect("in time");
             let counters = forward.counters();
             assert_eq!((counters.bytes_up, counters.bytes_down), (length as u64, length as u64));
         });
