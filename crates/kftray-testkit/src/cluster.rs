@@ -347,43 +347,36 @@ impl FakeCluster {
     // Workloads and pods.
 
     /// A Deployment of one replica; set it up and `create` it.
-    #[must_use]
     pub fn deployment(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, Some(Kind::Deployment), name)
     }
 
     /// A StatefulSet.
-    #[must_use]
     pub fn stateful_set(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, Some(Kind::StatefulSet), name)
     }
 
     /// A DaemonSet; there is one node.
-    #[must_use]
     pub fn daemon_set(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, Some(Kind::DaemonSet), name)
     }
 
     /// A ReplicaSet without a Deployment.
-    #[must_use]
     pub fn replica_set(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, Some(Kind::ReplicaSet), name)
     }
 
     /// A Job whose pods never complete.
-    #[must_use]
     pub fn job(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, Some(Kind::Job), name)
     }
 
     /// A single pod that nobody replaces.
-    #[must_use]
     pub fn pod(&self, name: &str) -> WorkloadBuilder<'_> {
         WorkloadBuilder::new(self, None, name)
     }
 
     /// A Service; its selector is `app=NAME` unless set.
-    #[must_use]
     pub fn service(&self, name: &str) -> ServiceBuilder<'_> {
         ServiceBuilder::new(self, name)
     }

@@ -82,6 +82,8 @@ pub(crate) struct FaultState {
     pub(crate) requests: Vec<RequestFault>,
     pub(crate) request_delay: Duration,
     pub(crate) unauthorized: bool,
+    /// Verbs and resources that nobody may any more.
+    pub(crate) forbidden: Vec<(String, String)>,
     pub(crate) stall_watches: bool,
     /// Counts up to end all open watches.
     pub(crate) watch_generation: u64,
@@ -271,6 +273,12 @@ impl Faults {
         self.set(|state| state.unauthorized = on);
     }
 
+    /// Nobody may `verb` `resource` any more (`*` matches any), whatever the rules say: 403 with the authorizer's sentence.
+    /// Until [`Faults::clear`].
+    pub fn forbid(&self, verb: &str, resource: &str) {
+        self.set(|state| state.forbidden.push((verb.to_owned(), resource.to_owned())));
+    }
+
     /// Watches deliver nothing, not even bookmarks, until switched off.
     pub fn stall_watches(&self, on: bool) {
         self.set(|state| state.stall_watches = on);
@@ -347,6 +355,13 @@ impl Faults {
     /// Every connection into a pod takes this much longer.
     pub fn delay_dials(&self, delay: Duration) {
         self.set(|state| state.dial_delay = delay);
+    }
+}
+
+impl FaultState {
+    /// Whether [`Faults::forbid`] has taken this permission away.
+    pub(crate) fn forbids(&self, verb: &str, resource: &str) -> bool {
+        self.forbidden.iter().any(|(v, r)| (v == "*" || v == verb) && (r == "*" || r == resource))
     }
 }
 

@@ -1,5 +1,8 @@
 //! The API server's semantics, seen by kube-rs: lists, watches, logins, RBAC, and every way to fail.
 
+#![allow(clippy::allow_attributes, reason = "an expectation cannot hold for every file")]
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm, reason = "a test's way to say what it needs")]
+
 mod common;
 
 use std::time::Duration;
@@ -280,11 +283,18 @@ async fn requests_fail_as_told() {
     let (status, message) = code(&pods.list(&ListParams::default()).await.unwrap_err());
     assert_eq!((status, message.as_str()), (500, "etcdserver: leader changed"));
     assert!(pods.list(&ListParams::default()).await.is_ok());
+    faults.forbid("list", "pods");
+    let (status, message) = code(&pods.list(&ListParams::default()).await.unwrap_err());
+    assert_eq!(status, 403);
+    assert!(
+        message.starts_with("pods is forbidden: User \"admin\" cannot list resource \"pods\""),
+        "{message}"
+    );
     faults.unauthorized(true);
     assert_eq!(code(&pods.list(&ListParams::default()).await.unwrap_err()).0, 401);
     faults.clear().await;
     assert!(pods.list(&ListParams::default()).await.is_ok());
-    assert_eq!(cluster.counters().requests("list", "pods"), 4);
+    assert_eq!(cluster.counters().requests("list", "pods"), 5);
 }
 
 #[tokio::test]

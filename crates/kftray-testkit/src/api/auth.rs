@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::rest::Attributes;
 use super::status::{Status, qualified};
-use crate::counters::Counters;
+use crate::cluster::Shared;
 use crate::sync::lock;
 
 /// One RBAC rule; empty namespaces or names mean any.
@@ -146,20 +146,21 @@ impl Auth {
         by_certificate.or_else(by_header).ok_or_else(Status::unauthorized)
     }
 
-    /// Whether `user` may do what the request asks, with `verb` in the place of the request's own.
-    pub(crate) fn authorize(
-        &self,
-        user: &str,
-        verb: &str,
-        asked: &Attributes,
-        counters: &Counters,
-    ) -> Result<(), Status> {
+    /// Whether the rules of `user` allow what the request asks, with `verb` in the place of the request's own.
+    fn allows(&self, user: &str, verb: &str, asked: &Attributes) -> bool {
         let state = lock(&self.state);
-        let rules = state.rules.get(user).map(Vec::as_slice).unwrap_or_default();
-        if rules.iter().any(|rule| rule.allows(verb, asked)) {
+        state.rules.get(user).is_some_and(|rules| rules.iter().any(|rule| rule.allows(verb, asked)))
+    }
+}
+
+impl Shared {
+    /// The authorizer: the user's rules, less what a fault has taken away.
+    pub(crate) fn authorize(&self, user: &str, verb: &str, asked: &Attributes) -> Result<(), Status> {
+        let taken = self.faults.borrow().forbids(verb, &asked.resource());
+        if !taken && self.auth.allows(user, verb, asked) {
             return Ok(());
         }
-        counters.forbidden.add(1);
+        self.counters.forbidden.add(1);
         Err(forbidden(user, verb, asked))
     }
 }
@@ -181,7 +182,7 @@ impl State {
 }
 
 /// The API server's sentence (apimachinery `NewForbidden`, apiserver `forbiddenMessage`).
-pub(crate) fn forbidden(user: &str, verb: &str, asked: &Attributes) -> Status {
+fn forbidden(user: &str, verb: &str, asked: &Attributes) -> Status {
     let Some(kind) = asked.kind else {
         let message = format!("forbidden: User \"{user}\" cannot {verb} path \"{}\"", asked.path);
         return Status::new(StatusCode::FORBIDDEN, message);

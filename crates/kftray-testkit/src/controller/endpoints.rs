@@ -123,7 +123,7 @@ fn resolve_ports(service: &Value, pod: &Value) -> Value {
             let target = match &port["targetPort"] {
                 Value::String(name) => container_port(pod, name)?,
                 Value::Number(number) => json!(number),
-                _ => port["port"].clone(),
+                Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => port["port"].clone(),
             };
             let mut entry = json!({ "port": target, "protocol": port["protocol"].as_str().unwrap_or("TCP") });
             entry["name"] = json!(text(&port["name"]));

@@ -155,12 +155,12 @@ fn roll(store: &Store, deployment: &Value, new: &Value, old: &[Arc<Value>], coun
 
 /// maxSurge (rounded up) and maxUnavailable (rounded down); both 25 % by default, never both zero.
 fn budget(strategy: &Value, desired: u64) -> (u64, u64) {
-    let resolve = |value: &Value, up: bool| match value {
-        Value::Number(number) => number.as_u64().unwrap_or_default(),
-        value => {
-            let percent: u64 = value.as_str().unwrap_or("25%").trim_end_matches('%').parse().unwrap_or(25);
-            if up { (desired * percent).div_ceil(100) } else { desired * percent / 100 }
+    let resolve = |value: &Value, up: bool| {
+        if let Some(number) = value.as_u64() {
+            return number;
         }
+        let percent: u64 = value.as_str().unwrap_or("25%").trim_end_matches('%').parse().unwrap_or(25);
+        if up { (desired * percent).div_ceil(100) } else { desired * percent / 100 }
     };
     let (surge, unavailable) =
         (resolve(&strategy["maxSurge"], true), resolve(&strategy["maxUnavailable"], false));

@@ -6,8 +6,10 @@ mod legacy;
 mod runtime;
 mod session;
 mod spdy;
+mod stream;
 pub(crate) mod vices;
 mod websocket;
+mod worker;
 
 use std::sync::Arc;
 
@@ -63,7 +65,7 @@ pub(crate) async fn upgrade(
     let offer = Offer::read(&request)?;
     // From 1.35 on a WebSocket's GET needs `create` as well.
     if offer.protocol != Protocol::Spdy && shared.websocket_needs_create {
-        shared.auth.authorize(user, "create", asked, &shared.counters)?;
+        shared.authorize(user, "create", asked)?;
     }
     let target = find_pod(exchange, asked)?;
     let (delay, refusal) = {

@@ -91,14 +91,13 @@ fn namespace(target: &Target) -> String {
 }
 
 fn go_text(error: &io::Error, port: u16) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionReset => {
-            format!("read tcp4 127.0.0.1:40000->127.0.0.1:{port}: read: connection reset by peer")
-        }
-        io::ErrorKind::BrokenPipe => {
-            format!("write tcp4 127.0.0.1:40000->127.0.0.1:{port}: write: broken pipe")
-        }
-        _ => error.to_string(),
+    let connection = format!("tcp4 127.0.0.1:40000->127.0.0.1:{port}");
+    if error.kind() == io::ErrorKind::ConnectionReset {
+        format!("read {connection}: read: connection reset by peer")
+    } else if error.kind() == io::ErrorKind::BrokenPipe {
+        format!("write {connection}: write: broken pipe")
+    } else {
+        error.to_string()
     }
 }
 

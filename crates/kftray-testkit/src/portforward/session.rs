@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use kftray_spdy::frame::{self, Encoder, Frame, HeaderList, Limits, Parser, ResetStatus, StreamId};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -14,12 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::Target;
 use super::carrier::{self, CarrierReader, CarrierWriter, Envelope, Received};
-use super::runtime::{self, Sink, Source};
+use super::runtime::{self, Sink};
+use super::stream::{Assembly, Pair, Role, Stream, StreamSource, read_headers};
 use super::vices::{COPY_BUFFER, QUEUE, WORKERS};
+use super::worker::{Work, work};
 use crate::api::server::ApiStream;
 use crate::cluster::Shared;
-use crate::counters::Entered;
-use crate::faults::{FaultState, Pings};
+use crate::faults::FaultState;
 use crate::sync::{Tasks, lock};
 
 /// Serves a session until the connection or the idle time ends it.
@@ -64,56 +64,8 @@ pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStrea
     tasks.drain(shared.timings.linger * 2 + Duration::from_secs(1)).await;
 }
 
-/// What a worker gets to do.
-enum Work {
-    Open(Arc<Stream>, HeaderList),
-    Data { id: u32, payload: Bytes, fin: bool },
-    Reset(u32),
-    Ping(u32),
-    GoAway,
-}
-
-/// One stream, half of a forwarded connection.
-struct Stream {
-    id: StreamId,
-    /// session worker --payload of DATA--> copy into the pod; gone once the client has finished.
-    data_tx: Mutex<Option<mpsc::Sender<Bytes>>>,
-    data_rx: Mutex<Option<mpsc::Receiver<Bytes>>>,
-    /// SYN_REPLY is out; DATA that comes before is dropped.
-    replied: AtomicBool,
-    /// We have sent FIN or RST.
-    finished: AtomicBool,
-    /// Nobody reads any more: reset, or the session is over.
-    closed: CancellationToken,
-    _entered: Entered,
-}
-
-impl Stream {
-    /// The client's half is over.
-    fn finish_remote(&self) {
-        *lock(&self.data_tx) = None;
-    }
-
-    fn remote_finished(&self) -> bool {
-        lock(&self.data_tx).is_none()
-    }
-
-    fn close(&self) {
-        self.finish_remote();
-        self.closed.cancel();
-    }
-}
-
-/// The two streams of a forwarded connection, in the order they come.
-#[derive(Default)]
-struct Pair {
-    data: Option<(Arc<Stream>, u16)>,
-    error: Option<Arc<Stream>>,
-    complete: CancellationToken,
-}
-
-struct Session {
-    shared: Arc<Shared>,
+pub(super) struct Session {
+    pub(super) shared: Arc<Shared>,
     target: Target,
     /// The write lock: one client that does not read holds it for all.
     writer: tokio::sync::Mutex<CarrierWriter>,
@@ -130,7 +82,7 @@ struct Session {
 }
 
 impl Session {
-    fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn start(&self, task: impl Future<Output = ()> + Send + 'static) {
         // No owner any more means that the session is over.
         if let Some(tasks) = self.tasks.upgrade() {
             tasks.start(task);
@@ -230,11 +182,11 @@ impl Session {
         Some(stream)
     }
 
-    fn stream(&self, id: u32) -> Option<Arc<Stream>> {
+    pub(super) fn stream(&self, id: u32) -> Option<Arc<Stream>> {
         lock(&self.streams).get(&id).cloned()
     }
 
-    fn remove(&self, stream: &Stream) {
+    pub(super) fn remove(&self, stream: &Stream) {
         let mut streams = lock(&self.streams);
         streams.remove(&stream.id.get());
         let empty = streams.is_empty();
@@ -243,7 +195,7 @@ impl Session {
     }
 
     /// `httpStreamReceived` of cri-streaming: checks the headers, replies, finds the other half.
-    async fn open(self: &Arc<Self>, stream: Arc<Stream>, headers: &HeaderList) -> io::Result<()> {
+    pub(super) async fn open(self: &Arc<Self>, stream: Arc<Stream>, headers: &HeaderList) -> io::Result<()> {
         let Some((request, role)) = read_headers(&stream, headers) else {
             return self.reset(&stream).await;
         };
@@ -381,7 +333,7 @@ impl Session {
         self.send(&frame, &[2, 2, 4, 4]).await
     }
 
-    async fn send_ping(&self, id: u32) -> io::Result<()> {
+    pub(super) async fn send_ping(&self, id: u32) -> io::Result<()> {
         let mut frame = Vec::new();
         frame::put_ping(&mut frame, id);
         self.send(&frame, &[2, 2, 4]).await
@@ -420,7 +372,7 @@ impl Session {
         }
     }
 
-    fn go_away(&self) {
+    pub(super) fn go_away(&self) {
         self.gone_away.store(true, Ordering::SeqCst);
         // Wakes `gone`, whatever the value.
         self.empty.send_modify(|_| {});
@@ -453,126 +405,6 @@ impl Session {
         // A client that does not read must not keep a dead session from closing.
         let close = async { self.writer.lock().await.close().await };
         tokio::time::timeout(Duration::from_secs(1), close).await.ok();
-    }
-}
-
-enum Role {
-    Data(u16),
-    Error,
-}
-
-/// The request id and the role of a stream; `None` if the headers are not acceptable.
-fn read_headers(stream: &Stream, headers: &HeaderList) -> Option<(String, Role)> {
-    let get = |name: &str| headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str());
-    let port: u16 = get("port")?.parse().ok().filter(|&port| port > 0)?;
-    let (role, implied) = match get("streamtype")? {
-        "error" => (Role::Error, stream.id.get()),
-        "data" => (Role::Data(port), stream.id.get().saturating_sub(2)),
-        _ => return None,
-    };
-    // Clients older than request ids open the error stream right before the data stream.
-    let request = get("requestid").map_or_else(|| implied.to_string(), str::to_owned);
-    Some((request, role))
-}
-
-/// DATA frames are handled whole; the parser hands them out in parts.
-#[derive(Default)]
-struct Assembly {
-    parts: BytesMut,
-}
-
-impl Assembly {
-    fn push(&mut self, payload: Bytes, ends: bool) -> Option<Bytes> {
-        if ends && self.parts.is_empty() {
-            return Some(payload);
-        }
-        self.parts.extend_from_slice(&payload);
-        ends.then(|| self.parts.split().freeze())
-    }
-}
-
-/// One of the five workers.
-async fn work(session: Arc<Session>, mut queue_rx: mpsc::Receiver<Work>) {
-    while let Some(work) = queue_rx.recv().await {
-        let result = match work {
-            Work::Open(stream, headers) => session.open(stream, &headers).await,
-            Work::Data { id, payload, fin } => {
-                data(&session, id, payload, fin).await;
-                Ok(())
-            }
-            Work::Reset(id) => {
-                if let Some(stream) = session.stream(id) {
-                    stream.finished.store(true, Ordering::SeqCst);
-                    stream.close();
-                    session.remove(&stream);
-                }
-                Ok(())
-            }
-            Work::Ping(id) => ping(&session, id).await,
-            Work::GoAway => {
-                session.go_away();
-                Ok(())
-            }
-        };
-        if let Err(error) = result {
-            tracing::trace!(%error, "frame not handled");
-        }
-    }
-}
-
-async fn data(session: &Session, id: u32, payload: Bytes, fin: bool) {
-    let Some(stream) = session.stream(id).filter(|stream| stream.replied.load(Ordering::SeqCst)) else {
-        return;
-    };
-    let data_tx = lock(&stream.data_tx).clone();
-    if let Some(data_tx) = data_tx.filter(|_| !payload.is_empty()) {
-        // Here a stream whose reader has stopped stops this worker.
-        tokio::select! {
-            sent = data_tx.send(payload) => drop(sent),
-            () = stream.closed.cancelled() => {}
-        }
-    }
-    if fin {
-        stream.finish_remote();
-        if stream.finished.load(Ordering::SeqCst) && stream.remote_finished() {
-            session.remove(&stream);
-        }
-    }
-}
-
-async fn ping(session: &Arc<Session>, id: u32) -> io::Result<()> {
-    // An even id would be the answer to a ping of ours; there is none.
-    if id % 2 == 0 {
-        return Ok(());
-    }
-    let pings = session.shared.faults.borrow().pings;
-    match pings {
-        Pings::Answer => session.send_ping(id).await,
-        Pings::Late(delay) => {
-            let late = Arc::clone(session);
-            session.start(async move {
-                tokio::time::sleep(delay).await;
-                late.send_ping(id).await.ok();
-            });
-            Ok(())
-        }
-        Pings::Ignore => Ok(()),
-    }
-}
-
-/// What the client sends on a data stream.
-struct StreamSource {
-    stream: Arc<Stream>,
-    data_rx: mpsc::Receiver<Bytes>,
-}
-
-impl Source for StreamSource {
-    async fn next(&mut self) -> Option<Bytes> {
-        tokio::select! {
-            biased;
-            bytes = self.data_rx.recv() => bytes,
-            () = self.stream.closed.cancelled() => None,
-        }
     }
 }
 
