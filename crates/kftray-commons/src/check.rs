@@ -127,7 +127,7 @@ impl ForwardSpec {
         }
         for host in &self.listen.hosts {
             if let Err(fault) = names::host(host) {
-                let remedy = "Write localhost, 127.0.0.1 or another address of this machine; the port goes to local_port.";
+                let remedy = "Write localhost, 127.0.0.1 or another address of this machine, without a port.";
                 faults.push(SpecFault::name("local_address", host, &fault, remedy));
             }
         }

@@ -97,8 +97,8 @@ Examples:
   kftui forward svc/web 8080:80 --address 0.0.0.0     for other machines too
   kftui forward svc/db 5432 -- psql -h localhost      a command that uses it; ends with its code
 
-It says `ready` when a connection to a ready pod is up and has answered. From then on the local port stays
-open whatever happens to the pods: new connections wait (--hold) until one is ready.\n\n",
+It says `ready` when a connection to a ready pod is up and has answered. From then on the local
+port stays open whatever happens to the pods: new connections wait (--hold) until one is ready.\n\n",
     exit_codes!()
 );
 
@@ -132,8 +132,8 @@ Examples:
 A file has one entry, a list of entries, or entries one after another:
   [{\"alias\": \"db\", \"service\": \"postgres\", \"namespace\": \"shop\", \"local_port\": 5432, \"remote_port\": 5432}]
 
-The command finds KFTRAY_DB_HOST and KFTRAY_DB_PORT in its environment. An entry with a fault is told with line,
-column and remedy; the others run.\n\n",
+The command finds KFTRAY_DB_HOST and KFTRAY_DB_PORT in its environment. An entry with a fault is
+told with line, column and remedy; the others run.\n\n",
     exit_codes!()
 );
 
@@ -156,7 +156,7 @@ pub(crate) struct RunArgs {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CommonArgs {
-    /// Namespace (run: for entries that name none) [default: the context's for forward, `default` for run]
+    /// Namespace; for `run`, of entries that name none [default: forward: the context's, run: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
 
@@ -220,8 +220,9 @@ Examples:
   kftui demo                      until Ctrl-C; open the printed addresses in a browser
   kftui demo --seconds 20         ends by itself; code 1 if any request failed
 
-Everything happens inside this process: a Kubernetes API with three Services, the forwards to them, clients that
-open a new connection for every request, and somebody who kills a pod every few seconds. Nothing is left behind.";
+Everything happens inside this process: a Kubernetes API with three Services, the forwards to them,
+clients that open a new connection for every request, and somebody who deletes a pod every few
+seconds. Nothing is left behind.";
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DemoArgs {

@@ -347,7 +347,12 @@ impl<'a> Session<'a> {
     async fn stop(&mut self) -> io::Result<()> {
         join_all(self.running.iter().map(|one| one.forward.stop(GRACE))).await;
         // They have all been told by now.
-        while let Some(Some((index, happening))) = self.happenings.next().now_or_never() {
+        let mut last = Vec::new();
+        while let Some(Some(told)) = self.happenings.next().now_or_never() {
+            last.push(told);
+        }
+        last.sort_by_key(|(index, _)| *index);
+        for (index, happening) in last {
             self.take(index, happening)?;
         }
         Ok(())

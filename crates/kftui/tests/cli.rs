@@ -6,7 +6,15 @@ use std::io::Write as _;
 use std::net::TcpListener;
 use std::process::Stdio;
 
-use common::{Run, events, kftui};
+use common::{Run, kftui};
+use serde_json::Value;
+
+/// The JSON objects of the lines.
+fn events(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
+        .collect()
+}
 
 fn shown(run: &Run) -> String {
     format!("exit {}\n--- stdout\n{}--- stderr\n{}", run.code, run.stdout, run.stderr)

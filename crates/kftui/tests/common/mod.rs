@@ -3,8 +3,6 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use serde_json::Value;
-
 /// A program about to be started.
 pub(crate) struct Kftui {
     /// The command, for tests that want more of it.
@@ -70,11 +68,4 @@ impl Kftui {
             stderr: String::from_utf8(output.stderr).expect("UTF-8"),
         }
     }
-}
-
-/// The JSON objects of the lines.
-pub(crate) fn events(text: &str) -> Vec<Value> {
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("no JSON: {line}")))
-        .collect()
 }
