@@ -122,7 +122,10 @@ impl Clusters {
         self.get(endpoint.cluster).ok_or_else(|| DialError {
             problem: Problem::new(
                 Code::ConnectionLost,
-                format!("the kubeconfig entry behind pod {}/{} has changed", endpoint.namespace, endpoint.pod),
+                format!(
+                    "the kubeconfig entry behind pod {}/{} has changed",
+                    endpoint.namespace, endpoint.pod
+                ),
             ),
             delivery: Delivery::Nothing,
         })

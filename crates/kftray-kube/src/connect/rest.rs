@@ -151,10 +151,13 @@ impl Shared {
             return Ok(response);
         }
         let Some(again) = again else { return Ok(response) };
-        match self.credentials.renew(login.generation).await? {
-            Some(login) => self.send(again, &login).await,
-            None => Err(Box::new(answer::unauthorized(&self.context, &self.credentials.describe()))),
+        if let Some(login) = self.credentials.renew(login.generation).await? {
+            let response = self.send(again, &login).await?;
+            if response.status() != StatusCode::UNAUTHORIZED {
+                return Ok(response);
+            }
         }
+        Err(Box::new(answer::unauthorized(&self.context, &self.credentials.describe())))
     }
 
     async fn send(

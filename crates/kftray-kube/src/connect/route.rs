@@ -93,6 +93,7 @@ impl Proxy {
             Ok(url) if text.contains("://") => {
                 return Err(invalid(&format!("scheme {} is none of {}", url.scheme(), SCHEMES.join(", "))));
             }
+            Err(error) if text.contains("://") => return Err(invalid(&error.to_string())),
             _ => Url::parse(&format!("http://{text}")).map_err(|error| invalid(&error.to_string()))?,
         };
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| invalid("no host"))?;
@@ -196,9 +197,11 @@ mod tests {
         let parse = |text| Proxy::parse(text, "HTTPS_PROXY");
         assert_eq!(parse("https://p").unwrap().describe(), "proxy https://p:443 (HTTPS_PROXY)");
         assert_eq!(parse("socks5h://[::1]").unwrap().describe(), "proxy socks5://[::1]:1080 (HTTPS_PROXY)");
-        let problem = parse("ftp://user:geheim@p").err().unwrap();
-        assert_eq!(problem.code, Code::ProxyRefused);
-        assert!(!problem.message.contains("geheim"), "{problem}");
+        for url in ["ftp://user:geheim@p", "http://user:gehe/im@p", "http://", "://"] {
+            let problem = parse(url).err().unwrap();
+            assert_eq!(problem.code, Code::ProxyRefused);
+            assert!(!problem.message.contains("gehe"), "{problem}");
+        }
         let ProxyKind::Http { authorization: Some(value), .. } =
             parse("http://me:p%40ss%3Aword@p").unwrap().kind
         else {

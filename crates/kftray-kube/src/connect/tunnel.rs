@@ -82,7 +82,8 @@ async fn http(
         }
         407 if authorization.is_none() => Err(refused(proxy, "asks for a user name and password (407)")),
         407 => Err(refused(proxy, "does not accept the user name and password (407)")),
-        502..=504 => Err(unreachable(proxy, origin, &answer)),
+        // tinyproxy says 500 for a refused connection, squid 503, others 502 or 504.
+        500..=599 => Err(unreachable(proxy, origin, &answer)),
         _ => Err(refused(proxy, &format!("refuses a connection to {target} ({answer})"))),
     }
 }
