@@ -134,16 +134,20 @@ pub trait Channel: Send + 'static {
     fn send(&mut self, data: Bytes);
 
     /// The client will send no more. Passed on only where the transport has a true half-close; a port-forward has none
-    /// (the runtime would cut the answer off after one second), so there it is withheld until the remote ends.
+    /// (the runtime would cut the answer off after one second), so there it is withheld until the remote ends. Saying it
+    /// again changes nothing.
     fn finish(&mut self);
 
     /// Whether [`Self::finish`] reaches the application.
     fn half_close(&self) -> HalfClose;
 
-    /// The client has closed both directions: nothing from the pod is wanted any more, but what was queued must still
-    /// arrive, followed by the end. Unlike a drop, which resets the streams, this leaves that to the transport, which
-    /// discards what comes back and gives up by itself after a while. Does not wait.
-    fn close(self: Box<Self>) {}
+    /// The client has closed both directions: what was queued must still arrive, followed by the end; what comes back is
+    /// of no interest. Returns whether the transport takes that over, and gives up by itself after a while: then the
+    /// channel is dropped at once, and the drop must not reset its streams. If not, the channel is kept until it ends.
+    /// Comes after [`Self::finish`]. Does not wait.
+    fn close(&mut self) -> bool {
+        false
+    }
 }
 
 /// What a transport does with a half-close.

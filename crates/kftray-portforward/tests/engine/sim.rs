@@ -63,6 +63,8 @@ pub(crate) struct Pod {
     pub(crate) manner: Manner,
     pub(crate) condition: Condition,
     pub(crate) half_close: HalfClose,
+    /// Its transport takes a channel over whose client is gone.
+    pub(crate) takes_over: bool,
     /// Bumped to break every transport and channel of the pod.
     breaks: watch::Sender<u64>,
     uid: u64,
@@ -136,6 +138,7 @@ impl Sim {
             manner: Manner::Serve,
             condition: Condition::Ready,
             half_close: HalfClose::Withheld,
+            takes_over: true,
             breaks: watch::Sender::new(0),
             uid,
         };
@@ -538,10 +541,15 @@ impl Channel for SimChannel {
         self.pod.half_close
     }
 
-    fn close(mut self: Box<Self>) {
-        (self.finished, self.ended) = (true, true);
+    fn close(&mut self) -> bool {
+        assert!(self.finished, "the end of the client comes first");
+        if !self.pod.takes_over {
+            return false;
+        }
+        self.ended = true;
         self.pipes.lock().up_ended = true;
         self.sim.note(|seen| seen.closes += 1);
+        true
     }
 }
 

@@ -193,6 +193,23 @@ async fn what_a_client_sent_before_it_closed_still_arrives() {
     assert_eq!(sim.seen().resets, 0);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_channel_that_cannot_be_left_to_its_transport_is_kept_until_it_ends() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    sim.change("a", |pod| pod.takes_over = false);
+    let forward = ready(&sim.engine(), config()).await;
+    let mut client = connect(&forward).await;
+    client.write_all(b"bye").await.expect("write");
+    drop(client);
+    sim.until("the bytes", |seen| seen.received.iter().any(|bytes| &bytes[..] == b"bye")).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!((sim.seen().live, sim.seen().closes), (1, 0));
+    sim.break_pod("a");
+    sim.until("the end", |seen| seen.live == 0).await;
+    assert_eq!(forward.counters().failed, 0, "nobody is left to be failed");
+}
+
 #[tokio::test]
 async fn a_reset_by_the_client_resets_the_channel() {
     let sim = Sim::with(App::Echo, &["a"]);
