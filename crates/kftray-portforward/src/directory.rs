@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kftray_commons::{Code, Cure, Problem};
+use kftray_commons::{Code, Problem};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -156,14 +156,6 @@ impl Known {
                     false => Supply::Empty(self.why.clone()),
                 })
             }
-            // The watch is broken, the pods most likely are not: go on with what is known.
-            Resolution::Failed(problem)
-                if problem.code.cure() == Cure::Retry && self.choice.usable().next().is_some() =>
-            {
-                self.why = Some(problem.clone());
-                self.fresh = true;
-                None
-            }
             Resolution::Failed(problem) => {
                 self.choice.update(&[]);
                 self.why = Some(problem.clone());
@@ -216,19 +208,11 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_watch_leaves_the_endpoints_in_use_and_its_return_is_news() {
+    fn another_cluster_or_a_failed_look_up_voids_the_endpoints_and_their_return_is_news() {
         let directory = Directory::new(Balance::RoundRobin);
-        directory.update(&pods(&[("a", Ready)]));
-        assert_eq!(directory.update(&failed(Code::ClusterUnreachable)), None);
-        assert!(matches!(directory.pick(&[]), Pick::Go(_)));
-        assert!(directory.update(&pods(&[("a", Ready)])).is_some());
-    }
-
-    #[test]
-    fn another_cluster_or_a_lost_permission_voids_the_endpoints() {
-        let directory = Directory::new(Balance::RoundRobin);
-        for news in [Resolution::Pending, failed(Code::Unauthorized), failed(Code::TargetMissing)] {
-            directory.update(&pods(&[("a", Ready)]));
+        let failures = [Code::Unauthorized, Code::TargetMissing, Code::ClusterUnreachable].map(failed);
+        for news in [Resolution::Pending].into_iter().chain(failures) {
+            assert!(directory.update(&pods(&[("a", Ready)])).is_some());
             assert!(directory.update(&news).is_some());
             assert_eq!(directory.pick(&[]), Pick::Wait(None), "{news:?}");
         }

@@ -34,8 +34,9 @@ pub enum Resolution {
     },
     /// It cannot be looked up; the problem's code says whether the adapter keeps retrying by itself ([`Cure::Retry`],
     /// [`Cure::Wait`]) or needs a person ([`Cure::User`]). In every case the adapter goes on watching for a cure
-    /// (kubeconfig edited, object created) and publishes the next value. After [`Cure::Retry`] (the watch is broken, the
-    /// API server away) the endpoints last known stay in use; after the others they are void.
+    /// (kubeconfig edited, object created) and publishes the next value. What was known before is void: after a switch of
+    /// context nothing may go to the old cluster. An adapter that has merely lost its watch therefore does not say this,
+    /// but leaves the endpoints last known standing.
     ///
     /// [`Cure::Retry`]: kftray_commons::Cure::Retry
     /// [`Cure::Wait`]: kftray_commons::Cure::Wait

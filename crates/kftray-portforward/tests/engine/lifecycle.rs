@@ -117,16 +117,22 @@ async fn a_missing_permission_needs_a_person_until_something_changes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_broken_watch_does_not_disturb_a_ready_forward() {
+async fn a_failed_look_up_ends_readiness_and_its_cure_brings_it_back() {
     let sim = Sim::with(App::Echo, &["a"]);
     let forward = ready(&sim.engine(), config()).await;
-    sim.resolution.send_replace(Resolution::Failed(problem(Code::ClusterUnreachable)));
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!(*forward.status().borrow(), Status::Ready);
-    sim.resolution.send_replace(Resolution::Failed(problem(Code::TargetMissing)));
-    until_status(&forward, "recovering").await;
-    sim.publish();
-    until_status(&forward, "ready").await;
+    for (code, name) in [
+        (Code::ClusterUnreachable, "recovering"),
+        (Code::TargetMissing, "recovering"),
+        (Code::ContextMissing, "needs_user"),
+    ] {
+        sim.resolution.send_replace(Resolution::Failed(problem(code)));
+        let status = until_status(&forward, name).await;
+        assert_eq!(status.problem().map(|problem| problem.code), Some(code));
+        sim.publish();
+        until_status(&forward, "ready").await;
+    }
+    sim.resolution.send_replace(Resolution::Pending);
+    assert_eq!(until_status(&forward, "resolving").await.problem(), None, "another cluster, a new beginning");
 }
 
 #[tokio::test(start_paused = true)]
