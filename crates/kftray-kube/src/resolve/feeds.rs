@@ -10,6 +10,7 @@ use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::ClusterId;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::feed::{Feed, FeedKey, Phase, Scope, Shared, Subscription, View};
@@ -34,6 +35,8 @@ pub(super) struct Timing {
     pub(super) unreachable: Duration,
     /// First and longest pause before asking again for what is forbidden: only an administrator can change that.
     pub(super) denied: (Duration, Duration),
+    /// A denial is believed for this long: hundreds of forwards that are denied the same thing ask once.
+    pub(super) denial_kept: Duration,
     /// Shortest distance between two reads of a feed without a watch: hints come from every failed connection.
     pub(super) hint_gap: Duration,
 }
@@ -47,6 +50,7 @@ impl Default for Timing {
             retry: (Duration::from_secs(1), Duration::from_secs(30)),
             unreachable: Duration::from_secs(10),
             denied: (Duration::from_secs(10), Duration::from_secs(300)),
+            denial_kept: Duration::from_secs(60),
             hint_gap: Duration::from_secs(1),
         }
     }
@@ -112,13 +116,13 @@ impl Feeds {
         }
     }
 
-    /// What the cluster denied may be allowed by now.
-    pub(super) fn forget_denials(&self) {
-        self.services.forget_denials();
-        self.slices.forget_denials();
-        self.pods.forget_denials();
-        self.workloads.forget_denials();
-        self.replica_sets.forget_denials();
+    /// What the cluster denied at least this long ago may be allowed by now.
+    pub(super) fn forget_denials(&self, age: Duration) {
+        self.services.forget_denials(age);
+        self.slices.forget_denials(age);
+        self.pods.forget_denials(age);
+        self.workloads.forget_denials(age);
+        self.replica_sets.forget_denials(age);
     }
 
     /// Has everything that is read without a watch in this namespace read again.
@@ -135,7 +139,7 @@ impl Feeds {
 pub(super) struct Registry<T: Object> {
     link: Link,
     feeds: Mutex<HashMap<FeedKey, Weak<Feed<T>>>>,
-    denials: Mutex<HashMap<FeedKey, Problem>>,
+    denials: Mutex<HashMap<FeedKey, (Problem, Instant)>>,
 }
 
 impl<T: Object> Registry<T> {
@@ -181,15 +185,25 @@ impl<T: Object> Registry<T> {
     }
 
     fn denial(&self, key: &FeedKey) -> Option<Problem> {
-        self.denials.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+        self.denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(key)
+            .map(|(problem, _)| problem.clone())
     }
 
     fn deny(&self, key: &FeedKey, problem: &Problem) {
-        self.denials.lock().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), problem.clone());
+        self.denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key.clone(), (problem.clone(), Instant::now()));
     }
 
-    fn forget_denials(&self) {
-        self.denials.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    fn forget_denials(&self, age: Duration) {
+        self.denials
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, (_, since)| since.elapsed() < age);
     }
 }
 

@@ -160,7 +160,7 @@ impl Follower {
                         () = pause => {}
                         Ok(()) = kick.changed() => {}
                     }
-                    feeds.forget_denials();
+                    feeds.forget_denials(feeds.link.timing.denial_kept);
                 }
             }
         }

@@ -22,6 +22,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
@@ -98,7 +99,7 @@ impl Resolver {
             lock(&self.root.feeds).iter().filter_map(|(id, feeds)| Some((*id, feeds.upgrade()?))).collect();
         for (id, feeds) in live {
             self.root.source.reset(id);
-            feeds.forget_denials();
+            feeds.forget_denials(Duration::ZERO);
         }
         self.root.kick.send_modify(|count| *count = count.wrapping_add(1));
     }

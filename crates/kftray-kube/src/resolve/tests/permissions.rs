@@ -112,6 +112,24 @@ async fn a_role_that_comes_later_is_noticed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn hundreds_that_are_denied_ask_like_one() {
+    let ground = Ground::with_web();
+    ground.api.deny(&["get", "list", "watch"], "services");
+    let mut followers: Vec<_> = (1..300).map(|port| ground.follow(web(), &number(port))).collect();
+    for follower in &mut followers {
+        becomes(follower, "forbidden: may not get services in namespace shop (as user jane)").await;
+    }
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let requests = ground.api.requests().len();
+    assert!(requests < 500, "{requests} requests in an hour");
+    ground.api.allow_all();
+    ground.resolver.network_changed();
+    for (port, follower) in (1..300).zip(&mut followers) {
+        becomes(follower, &format!("web-1:{}", if port == 80 { 8080 } else { port })).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_role_that_is_taken_away_steps_down() {
     let ground = Ground::with_web();
     let mut follower = ground.service("web");
