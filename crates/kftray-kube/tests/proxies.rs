@@ -120,6 +120,61 @@ async fn the_environment_chooses_but_never_for_loopback() {
     assert_eq!(cluster.route(), "direct");
 }
 
+/// A listener that takes TLS off and hands on to a plain proxy.
+async fn encrypted(proxy: &Proxy) -> (u16, String, tokio::task::JoinSet<()>) {
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let behind = proxy.url_without_login().split_once("://").unwrap().1.to_owned();
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, behind) = (acceptor.clone(), behind.clone());
+            connections.spawn(async move {
+                let Ok(mut near) = acceptor.accept(stream).await else { return };
+                let mut far = tokio::net::TcpStream::connect(behind).await.unwrap();
+                tokio::io::copy_bidirectional(&mut near, &mut far).await.ok();
+            });
+        }
+    });
+    (port, made.cert.pem(), tasks)
+}
+
+#[tokio::test]
+async fn a_proxy_behind_tls() {
+    let (fake, pod) = with_pod().await;
+    let proxy = Proxy::with_login(Kind::Http, "me", "secret1").await.unwrap();
+    let (port, certificate, _tasks) = encrypted(&proxy).await;
+    let url = format!("https://me:secret1@127.0.0.1:{port}");
+    // Its certificate is not trusted: told, with the proxy as the culprit.
+    let path = config(&fake, Some(&url));
+    let problem = version(up(&clusters(), &path, "x").await.as_ref()).await.unwrap_err();
+    assert_eq!(problem.code, Code::CertificateUntrusted, "{problem}");
+    assert!(problem.message.contains(&format!("proxy https://127.0.0.1:{port}")), "{problem}");
+    // Trusted as the cluster's authorities are, as in client-go.
+    let mut json: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap();
+    std::fs::write(fake.directory().join("both.pem"), format!("{}\n{certificate}", fake.authority()))
+        .unwrap();
+    let cluster = json["clusters"][0]["cluster"].as_object_mut().unwrap();
+    cluster.remove("certificate-authority-data");
+    cluster.insert("certificate-authority".to_owned(), "both.pem".into());
+    std::fs::write(&path, json.to_string()).unwrap();
+    let cluster = up(&clusters(), &path, "x").await;
+    version(&cluster).await.unwrap();
+    assert!(cluster.session("default", &pod).await.unwrap().is_some());
+    assert_eq!(proxy.tunnels().total(), 2);
+}
+
 /// A proxy program, ended with the test.
 struct Program {
     child: Child,

@@ -246,7 +246,7 @@ async fn a_renewed_certificate_behind_the_same_path_is_noticed() {
     let mut states = clusters.follow(&current(&path));
     let login = |state: &kftray_kube::ClusterState| match state {
         kftray_kube::ClusterState::Up(cluster) => cluster.login(),
-        _ => String::new(),
+        kftray_kube::ClusterState::Pending | kftray_kube::ClusterState::Failed(_) => String::new(),
     };
     support::wait(&mut states, |state| login(state).contains("pkcs8")).await;
     copy("sec1");

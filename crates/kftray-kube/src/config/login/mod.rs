@@ -327,3 +327,67 @@ fn sensitive(text: String) -> Result<HeaderValue, Problem> {
     value.set_sensitive(true);
     Ok(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use kftray_commons::ContextRef;
+    use kube::config::Kubeconfig;
+
+    use super::*;
+    use crate::config::Loaded;
+
+    fn credentials(user: &serde_json::Value) -> Credentials {
+        let text = serde_json::json!({
+            "current-context": "x",
+            "clusters": [{ "name": "c", "cluster": { "server": "https://c.test" } }],
+            "users": [{ "name": "u", "user": user }],
+            "contexts": [{ "name": "x", "context": { "cluster": "c", "user": "u" } }],
+        });
+        let config = Kubeconfig::from_yaml(&text.to_string()).unwrap();
+        let entry = Entry::choose(&Loaded { config, ..Loaded::default() }, &ContextRef::Current).unwrap();
+        Credentials::new(&entry, &Environment::new([("PATH", "/usr/bin:/bin")], "/")).unwrap()
+    }
+
+    async fn shown(credentials: &Credentials) -> String {
+        let login = credentials.current().await.unwrap();
+        login.authorization.as_ref().map_or_else(String::new, |value| value.to_str().unwrap().to_owned())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_file_is_read_each_minute_and_its_loss_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let credentials = credentials(&serde_json::json!({ "tokenFile": path }));
+        assert_eq!(credentials.current().await.err().unwrap().code, Code::Unauthorized);
+        std::fs::write(&path, "one\n").unwrap();
+        tokio::time::advance(FAILURE).await;
+        assert_eq!(shown(&credentials).await, "Bearer one");
+        std::fs::write(&path, "two").unwrap();
+        assert_eq!(shown(&credentials).await, "Bearer one");
+        tokio::time::advance(TOKEN_FILE).await;
+        assert_eq!(shown(&credentials).await, "Bearer two");
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::advance(TOKEN_FILE).await;
+        assert_eq!(shown(&credentials).await, "Bearer two");
+    }
+
+    #[tokio::test]
+    async fn what_the_kubeconfig_says_literally_is_not_renewed() {
+        let credentials = credentials(&serde_json::json!({ "token": "t", "username": "u", "password": "p" }));
+        assert_eq!(shown(&credentials).await, "Bearer t");
+        let generation = credentials.current().await.unwrap().generation;
+        assert!(credentials.renew(generation).await.unwrap().is_none());
+    }
+
+    #[test]
+    fn the_margin_before_an_expiry() {
+        let until =
+            |seconds: i64| match Until::before(Timestamp::now() + jiff::SignedDuration::from_secs(seconds)) {
+                Until::Times(_, wall) => wall.duration_since(Timestamp::now()).as_secs_f64(),
+                Until::Forever => f64::INFINITY,
+            };
+        assert!((3530.0..=3540.5).contains(&until(3600)), "a minute before");
+        assert!((10.0..=20.5).contains(&until(40)), "half of a short one");
+        assert!(until(-10) <= 0.5, "an expired one at once");
+    }
+}
