@@ -12,7 +12,7 @@ use http::StatusCode;
 use kftray_spdy::connection::Event;
 use kftray_spdy::{channel, frame, ws};
 use kftray_testkit::{
-    ADMIN, DialFailure, FakeCluster, Handler, Pings, Protocol, Rule, Timings, User, handlers,
+    ADMIN, DialFailure, Ending, FakeCluster, Handler, Pings, Protocol, Rule, Timings, User, Which, handlers,
 };
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::Instant;
@@ -265,6 +265,9 @@ async fn one_stalled_upload_stops_the_pings_of_the_session() {
             assert!(cluster.counters().bytes_in.get() < 4 << 20);
         })
         .await;
+        // The client is gone, but nobody reads its FIN behind all that data.
+        cluster.faults().drop_connections(Which::Carriers, Ending::Reset);
+        gone(&cluster).await;
     }
 }
 
@@ -512,6 +515,18 @@ async fn legacy_dials_at_the_handshake_and_greets_each_channel() {
         )));
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_pod_that_has_not_started_has_no_sandbox() {
+    let cluster = FakeCluster::start().await.unwrap();
+    cluster.add_token(ADMIN, "raw", None);
+    let hour = Duration::from_secs(3600);
+    cluster.pod("slow").port("p", 7, handlers::echo()).pod_times(hour, hour, hour).create().unwrap();
+    let mut io = dial(&cluster).await.unwrap();
+    let answer = soon(upgrade(&mut io, Protocol::Spdy, "slow", "", b"")).await.unwrap();
+    assert_eq!(answer.status, 500);
+    assert!(answer.body.contains("failed to find sandbox"), "{}", answer.body);
 }
 
 #[tokio::test]

@@ -187,6 +187,39 @@ async fn a_reflector_survives_drops_stalls_410_and_restarts() {
 }
 
 #[tokio::test]
+async fn streaming_lists_end_with_a_marked_bookmark() {
+    use kube::runtime::watcher::{Config, Event};
+    let cluster = three_pods().await;
+    let pods: Api<Pod> = Api::default_namespaced(client(&cluster, "admin").await);
+    let mut stream = kube::runtime::watcher(pods, Config::default().streaming_lists()).boxed();
+    let mut initial = 0;
+    loop {
+        match soon(stream.try_next()).await.unwrap().unwrap() {
+            Event::InitApply(_) => initial += 1,
+            Event::InitDone => break,
+            _ => {}
+        }
+    }
+    assert_eq!(initial, 3);
+    assert_eq!(cluster.counters().requests("list", "pods"), 0);
+    cluster.kill_pod("default", &cluster.pods("default", "web").remove(0));
+    assert!(matches!(soon(stream.try_next()).await.unwrap().unwrap(), Event::Delete(_)));
+}
+
+#[tokio::test]
+async fn a_stalled_watch_delivers_when_it_goes_on() {
+    let cluster = three_pods().await;
+    let pods: Api<Pod> = Api::default_namespaced(client(&cluster, "admin").await);
+    let version = pods.list(&ListParams::default()).await.unwrap().metadata.resource_version.unwrap();
+    let mut watch = pods.watch(&WatchParams::default(), &version).await.unwrap().boxed();
+    cluster.faults().stall_watches(true);
+    cluster.kill_pod("default", &cluster.pods("default", "web").remove(0));
+    assert!(tokio::time::timeout(Duration::from_millis(300), watch.try_next()).await.is_err());
+    cluster.faults().stall_watches(false);
+    assert!(matches!(soon(watch.try_next()).await.unwrap().unwrap(), WatchEvent::Deleted(_)));
+}
+
+#[tokio::test]
 async fn every_way_to_log_in_works() {
     let cluster = three_pods().await;
     for suffix in ["", "-token", "-token-file", "-exec", "-basic", "-insecure", "-server-name"] {

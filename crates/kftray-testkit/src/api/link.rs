@@ -22,6 +22,10 @@ const CHUNK: usize = 64 * 1024;
 /// Bytes on the wire while latency holds them back; enough for 100 MB/s at 50 ms.
 const IN_FLIGHT: usize = 8 << 20;
 
+/// How long the server may still send to a client that has ended its half. The real API server cancels what such a client
+/// has asked for; this bounds sessions whose read loop is stalled and never sees the end.
+const AFTER_CLIENT: Duration = Duration::from_secs(5);
+
 #[derive(Clone, Copy)]
 enum Direction {
     Up,
@@ -46,7 +50,7 @@ pub(crate) async fn run(
         _ = &mut down => {}
         end = &mut up => match end {
             End::Finished | End::ToBroken => {
-                down.await;
+                tokio::time::timeout(AFTER_CLIENT, down).await.ok();
             }
             End::FromBroken => {}
         }

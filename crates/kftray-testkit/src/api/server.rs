@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -37,6 +38,9 @@ const MAX_BODY: usize = 3 << 20;
 
 /// Connections the kernel accepts ahead of us; a burst of a thousand must not be refused by chance.
 const BACKLOG: u32 = 4096;
+
+/// What a session without a connection gets beyond the linger of its last streams.
+const AFTERLIFE: Duration = Duration::from_secs(3);
 
 /// Body of every answer.
 pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
@@ -161,7 +165,15 @@ async fn serve_connection(shared: Arc<Shared>, mut tcp: TcpStream) {
     let (inner, outer) = tokio::io::duplex(link::PIPE);
     let wire = link::run(&mut tcp, outer, &shared.faults, connection.frozen());
     let work = async {
-        tokio::join!(serve_stream(&shared, &connection, inner), wire);
+        let serving = serve_stream(&shared, &connection, inner);
+        tokio::pin!(serving, wire);
+        tokio::select! {
+            () = &mut serving => wire.await,
+            // Sessions linger after their connection, but not for ever.
+            () = &mut wire => {
+                tokio::time::timeout(shared.timings.linger * 2 + AFTERLIFE, serving).await.ok();
+            }
+        }
     };
     let ending = tokio::select! {
         () = work => None,

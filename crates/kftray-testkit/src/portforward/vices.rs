@@ -4,6 +4,8 @@
 //! * Five workers take the frames of a session, each from a queue of fifty; a stream's frames always go to the same
 //!   worker (`id % 5`), PINGs to one after the other. A stream whose reader has stopped blocks its worker, then its
 //!   queue, then the whole session with its PING answers.
+//! * Such a session does not notice that its client has gone, either, while the client's last bytes fill the buffers: only
+//!   `Faults::drop_connections` or the end of the cluster frees it.
 //! * All writes of a session go through one lock: a client that does not read blocks every stream.
 //! * A frame leaves in several socket writes: three for DATA, four for PING and SYN_REPLY's start. In the tunnel each is
 //!   a WebSocket message.
