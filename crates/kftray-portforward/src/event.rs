@@ -28,7 +28,7 @@ pub enum Event {
         /// Why.
         problem: Problem,
     },
-    /// The last event: everything is closed.
+    /// The last event, in place of a change of status to `stopped`: everything is closed.
     Stopped {
         /// The final counters.
         counters: Counters,

@@ -182,8 +182,11 @@ impl About {
 
     pub(crate) fn publish_stopped(&self) {
         *lock(&self.place) = Place::default();
-        self.tell(Event::Stopped { counters: self.tally.read(Instant::now()) });
-        self.publish(Status::Stopped);
+        if *self.status.borrow() != Status::Stopped {
+            // First the event: whoever sees the status finds it told.
+            self.tell(Event::Stopped { counters: self.tally.read(Instant::now()) });
+            self.status.send_replace(Status::Stopped);
+        }
     }
 
     pub(crate) fn tell(&self, event: Event) {

@@ -199,8 +199,9 @@ impl Supervisor {
                     // The cluster is back: whatever was suspect for its transport may be tried again.
                     self.shared.directory.clear_all();
                 }
-                self.step(Input::WarmOk);
+                // Before the status: whoever sees "ready" finds by what.
                 self.shared.about.set_ready(Some(ReadyVia { endpoint, transport, rtt }));
+                self.step(Input::WarmOk);
             }
             Err(error) => {
                 self.shared.directory.suspect(&endpoint, SuspectKind::Transport);

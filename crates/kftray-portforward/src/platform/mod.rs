@@ -13,6 +13,7 @@ pub(crate) use system::{peer_state, port_owner};
 
 /// Whether the program at the other end of a local connection can still read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "other systems cannot tell"))]
 pub(crate) enum PeerState {
     /// It holds its socket: what looked like a close was a half-close.
     Open,

@@ -46,16 +46,8 @@ async fn events_tell_the_whole_story_in_order() {
             }
         });
     }
-    let expected = [
-        "binding",
-        "listening",
-        "resolving",
-        "ready",
-        "ready by ns/a:80 over sim",
-        "stopping",
-        "end",
-        "stopped",
-    ];
+    let expected =
+        ["binding", "listening", "resolving", "ready by ns/a:80 over sim", "ready", "stopping", "end"];
     assert_eq!(story, expected);
     assert!(forward.addresses().is_empty());
 }
