@@ -177,7 +177,11 @@ impl<'a> Session<'a> {
                     }
                     match &self.child {
                         Some(child) => child::pass_on(child, signal),
-                        None if signal.ends() => return Ok(Exit::Clean),
+                        None if signal.ends() => {
+                            self.screen.waiting(None);
+                            self.screen.interrupted()?;
+                            return Ok(Exit::Clean);
+                        }
                         None => {}
                     }
                 }

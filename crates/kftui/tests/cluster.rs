@@ -290,6 +290,26 @@ async fn run_goes_on_with_the_others() {
     assert_eq!(events.end().0, 0);
 }
 
+/// A command is not started with less than it was promised.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_does_not_run_without_all() {
+    let cluster = cluster().await;
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = busy.local_addr().expect("an address").port();
+    let directory = tempfile::tempdir().expect("a directory");
+    let file = directory.path().join("team.json");
+    let text = format!(
+        r#"[{{"service": "web", "remote_port": 80}}, {{"service": "db", "local_port": {port}, "remote_port": 5432}}]"#
+    );
+    std::fs::write(&file, text).expect("written");
+    let kubeconfig = cluster.kubeconfig_path();
+    let (file, config) = (file.to_str().expect("UTF-8"), kubeconfig.to_str().expect("UTF-8"));
+    let run = kftui(&["run", file, "--kubeconfig", config, "--", "echo", "it ran"]).run();
+    assert_eq!(run.code, 4, "{run:?}");
+    assert_eq!(run.stdout, "", "{run:?}");
+    assert!(run.stderr.contains("needs you"), "{run:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_transport_can_be_forced() {
     let cluster = cluster().await;

@@ -103,7 +103,7 @@ pub(super) struct Live {
 /// erased, and long lines cut instead of wrapped while the picture is drawn.
 mod control {
     pub(super) fn up(lines: usize) -> String {
-        if lines == 0 { String::new() } else { format!("\u{1b}[{lines}A\r") }
+        if lines == 0 { String::new() } else { format!("\u{1b}[{lines}A") }
     }
 
     pub(super) const END_OF_LINE: &str = "\u{1b}[K\n";
@@ -115,7 +115,8 @@ mod control {
 impl Live {
     fn picture(&mut self, scene: &Scene) -> String {
         let lines = self.lines(scene);
-        let mut picture = control::up(std::mem::replace(&mut self.drawn, lines.len()));
+        // From the first column, whatever was typed or echoed meanwhile.
+        let mut picture = format!("\r{}", control::up(std::mem::replace(&mut self.drawn, lines.len())));
         picture.push_str(control::CUT);
         for line in &lines {
             picture.push_str(line);

@@ -32,6 +32,14 @@ pub(crate) trait Screen {
 
     /// What is being waited for, shown until the next call; `None`: nothing.
     fn waiting(&mut self, for_what: Option<String>);
+
+    /// The run ends by a signal: what a terminal may have echoed for it (`^C`) is taken away.
+    ///
+    /// # Errors
+    /// As [`Self::event`].
+    fn interrupted(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// The screen that was asked for. With `command`, standard output belongs to the command and everything goes to standard

@@ -19,6 +19,9 @@ const LABEL_MAX: usize = 40;
 /// Failed connections of one forward are told at most once in this time; the rest is counted.
 const FAILURES_APART: Duration = Duration::from_secs(2);
 
+/// While the cause stays the same, its changing details (which pod is how far) are told at most this often.
+const DETAILS_APART: Duration = Duration::from_secs(10);
+
 /// The time of day where this machine stands.
 pub(super) fn wall_clock() -> String {
     jiff::Zoned::now().strftime("%H:%M:%S").to_string()
@@ -29,8 +32,8 @@ pub(super) fn wall_clock() -> String {
 struct Told {
     ready: bool,
     not_ready_since: Option<Instant>,
-    /// Code and message of the last trouble.
-    trouble: Option<Problem>,
+    /// The last trouble told, and when.
+    trouble: Option<(Problem, Instant)>,
     failure_at: Option<Instant>,
     failures_untold: u64,
 }
@@ -106,13 +109,17 @@ impl TextScreen {
             told.not_ready_since = Some(Instant::now());
         }
         let Some(problem) = status.problem() else { return Ok(()) };
-        // Every attempt is news to a script, to a person only the first, and what is new about it.
-        let news = told.trouble.as_ref() != Some(problem);
-        told.trouble = Some(problem.clone());
-        let moving = self.progress.is_some();
+        let needs_user = matches!(status, Status::NeedsUser { .. });
+        // Every detail is news to a script; to a person another cause is, and now and then how it stands.
+        let now = Instant::now();
+        let news = told.trouble.as_ref().is_none_or(|(before, at)| {
+            let detail = before.message != problem.message;
+            before.code != problem.code || detail && (needs_user || now >= *at + DETAILS_APART)
+        });
+        if news {
+            told.trouble = Some((problem.clone(), now));
+        }
         match status {
-            // The moving line says it.
-            Status::Resolving { .. } if moving => Ok(()),
             Status::Resolving { .. } if news => {
                 let painted = self.paint.busy("waiting");
                 self.line(forward, "waiting", &painted, &problem.message)?;
@@ -221,7 +228,7 @@ impl Screen for TextScreen {
                 self.print_aside(&format!("{place}: {message}\n    {remedy}\n"))
             }
             Event::Warning { source, message } => {
-                let line = self.aside_paint.dim(format!("{}: {message}", named(source)));
+                let line = self.aside_paint.dim(format!("{}: warning: {message}", named(source)));
                 self.print_aside(&format!("{line}\n"))
             }
             Event::Stopped { forward, counters } => self.stopped(forward, counters),
@@ -237,6 +244,14 @@ impl Screen for TextScreen {
         if let Some(progress) = &mut self.progress {
             progress.set(for_what);
         }
+    }
+
+    fn interrupted(&mut self) -> io::Result<()> {
+        if self.progress.is_none() {
+            return Ok(());
+        }
+        // Back to the first column, and the line erased (ECMA-48).
+        self.print("\r\u{1b}[K")
     }
 }
 
@@ -325,6 +340,12 @@ mod tests {
             ready("web-2"),
             status(Status::Recovering { attempt: 1, retry_in_ms: Some(900), cause: gone() }),
             status(Status::Recovering { attempt: 2, retry_in_ms: None, cause: gone() }),
+            // Another detail of the same cause a moment later is no news.
+            status(Status::Recovering {
+                attempt: 3,
+                retry_in_ms: None,
+                cause: Problem::new(Code::PodGone, "pod web-2 is gone"),
+            }),
             status(Status::Ready),
             ready("web-3"),
             Event::ConnectionFailed { forward: forward(), problem: gone() },
