@@ -102,6 +102,13 @@ impl Forward {
         }
     }
 
+    /// What the program has said about connections that failed, to be shown when a test fails.
+    pub async fn complaints(&mut self) -> Vec<Value> {
+        // Reading until nothing comes for a moment: the program writes as things happen.
+        while let Ok(Ok(_)) = tokio::time::timeout(Duration::from_millis(500), self.next()).await {}
+        self.seen.iter().filter(|event| event["event"] == "connection_failed").cloned().collect()
+    }
+
     async fn next(&mut self) -> Result<Value> {
         let Some(line) = self.events.next_line().await? else {
             let status = self.child.wait().await?;

@@ -22,10 +22,12 @@ pub struct Ground {
     pub xtask: PathBuf,
     /// Name of the cluster, as in `cargo xtask cluster --name`.
     pub cluster: String,
+    /// Its state directory.
+    pub state: PathBuf,
 }
 
 impl Ground {
-    /// Reads `KFTRAY_E2E_KUBECONFIG`, `KFTRAY_E2E_KFTUI`, `KFTRAY_E2E_XTASK` and `KFTRAY_E2E_CLUSTER`.
+    /// Reads `KFTRAY_E2E_KUBECONFIG`, `KFTRAY_E2E_KFTUI`, `KFTRAY_E2E_XTASK`, `KFTRAY_E2E_CLUSTER` and `KFTRAY_CLUSTER_STATE`.
     ///
     /// # Errors
     /// Names the variable that is missing: these tests never pass for want of a cluster.
@@ -35,6 +37,7 @@ impl Ground {
             kftui: path_from("KFTRAY_E2E_KFTUI")?,
             xtask: path_from("KFTRAY_E2E_XTASK")?,
             cluster: text_from("KFTRAY_E2E_CLUSTER")?,
+            state: path_from("KFTRAY_CLUSTER_STATE")?,
         })
     }
 
@@ -75,6 +78,17 @@ impl Ground {
         let mut command = Command::new(&self.xtask);
         command.arg("cluster").args(arguments).args(["--name", &self.cluster]);
         run(command).await
+    }
+
+    /// Threads of the node's container runtime: every forwarded connection pins one.
+    ///
+    /// # Errors
+    /// When the cluster's record of it cannot be read.
+    pub fn runtime_threads(&self) -> Result<usize> {
+        let record = std::fs::read_to_string(self.state.join("run/containerd.json"))?;
+        let record: serde_json::Value = serde_json::from_str(&record)?;
+        let pid = record["pid"].as_u64().context("a process id")?;
+        Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count())
     }
 
     /// Waits until a Deployment in [`NAMESPACE`] is wholly ready.

@@ -113,10 +113,6 @@ async fn the_half_close_matrix() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_short_connections_leave_nothing_behind() -> Result<()> {
     let ground = Ground::from_env()?;
-    let runtime_threads = || async {
-        let threads = ground.xtask_cluster(&["status", "--runtime-threads"]).await?;
-        anyhow::Ok(threads.trim().parse::<u64>()?)
-    };
     for transport in TRANSPORTS {
         let forward = Forward::ready(&ground, &["--transport", transport, "svc/web", ":80"]).await?;
         let port = forward.port()?;
@@ -124,7 +120,7 @@ async fn ten_thousand_short_connections_leave_nothing_behind() -> Result<()> {
         ensure!(warm_up.failures.is_empty(), "{transport}: {:#?}", warm_up.failures);
         sleep(Duration::from_secs(3)).await;
         let (descriptors, (memory, _), threads) =
-            (forward.descriptors()?, forward.memory_kib()?, runtime_threads().await?);
+            (forward.descriptors()?, forward.memory_kib()?, ground.runtime_threads()?);
 
         let outcome = load::requests(port, "/", 32, 10_000, Duration::from_secs(60)).await;
         ensure!(
@@ -146,7 +142,7 @@ async fn ten_thousand_short_connections_leave_nothing_behind() -> Result<()> {
             "{transport}: {memory} KiB before, {memory_after} KiB after, peak {peak}"
         );
         // Go never ends an idle thread, so the number may not fall; but it must stay far from the 10,000 that end the runtime.
-        let threads_after = runtime_threads().await?;
+        let threads_after = ground.runtime_threads()?;
         ensure!(
             threads_after < 2_500,
             "{transport}: the runtime has {threads_after} threads, {threads} before"
