@@ -6,6 +6,8 @@
 //!
 //! Needs the fixture's ports: 9000 echo, 9002 discard, 9003 chargen (see `testcluster`).
 
+#![expect(clippy::print_stdout, reason = "the figures are its output")]
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -14,15 +14,16 @@ use super::limits::PROCESS_BUDGET;
 pub(crate) struct Budget {
     limit: usize,
     used: AtomicUsize,
-    stalled: Mutex<Stalled>,
+    stalled: Mutex<HashMap<u64, Stall>>,
 }
 
-#[derive(Debug, Default)]
-struct Stalled {
-    /// By session: since when its slowest client has taken nothing.
-    since: HashMap<u64, Instant>,
-    /// Drivers that wait for room.
-    waiting: Vec<Waker>,
+/// A session that is not read.
+#[derive(Debug)]
+struct Stall {
+    /// Since when its slowest client has taken nothing.
+    since: Instant,
+    /// Its driver, until it is woken.
+    waker: Option<Waker>,
 }
 
 impl Default for Budget {
@@ -62,34 +63,30 @@ impl Budget {
 
     /// A session stopped reading; its slowest client has taken nothing since then. `waker` is called when it may matter.
     pub(super) fn wait(&self, session: u64, since: Instant, waker: &Waker) {
-        let mut stalled = self.lock();
-        stalled.since.insert(session, since);
-        if !stalled.waiting.iter().any(|other| other.will_wake(waker)) {
-            stalled.waiting.push(waker.clone());
-        }
+        self.lock().insert(session, Stall { since, waker: Some(waker.clone()) });
     }
 
     /// A session reads again, or is no more.
     pub(super) fn leave(&self, session: u64) {
-        self.lock().since.remove(&session);
+        self.lock().remove(&session);
     }
 
     /// Nobody has been stalled for longer than this session.
     pub(super) fn is_oldest(&self, session: u64) -> bool {
         let stalled = self.lock();
-        let own = stalled.since.get(&session);
-        own.is_some_and(|own| stalled.since.values().all(|other| own <= other))
+        let own = stalled.get(&session);
+        own.is_some_and(|own| stalled.values().all(|other| own.since <= other.since))
     }
 
     /// Lets every waiting session look again.
     pub(super) fn wake(&self) {
-        let waiting = std::mem::take(&mut self.lock().waiting);
+        let waiting: Vec<Waker> = self.lock().values_mut().filter_map(|stall| stall.waker.take()).collect();
         for waker in waiting {
             waker.wake();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Stalled> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Stall>> {
         self.stalled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
