@@ -165,6 +165,11 @@ impl About {
         }
     }
 
+    /// Whether the stop has been asked for.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.borrow().is_some()
+    }
+
     pub(crate) fn stop_signal(&self) -> StopSignal {
         StopSignal(self.stop.subscribe())
     }

@@ -220,6 +220,10 @@ impl Supervisor {
 
     /// A listener ends only with the forward; if it panicked, the forward cannot be what it says it is.
     fn listener_ended(&mut self) {
+        // A listener may hear the stop a moment before this task does.
+        if self.shared.about.is_stopping() {
+            return;
+        }
         let message =
             format!("a listener of {} ended by a fault of this program", self.shared.about.config.name);
         let cause = Problem::new(Code::Internal, message);
