@@ -149,6 +149,7 @@ async fn several_targets_are_ready_in_order_and_serve() {
     let (code, rest) = events.end();
     assert_eq!(code, 0);
     assert_eq!(rest.matches(r#""event":"stopped""#).count(), 4, "{rest}");
+    assert!(!rest.contains("needs_user"), "{rest}");
     // The promise is a second; a machine that builds beside it gets more.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
