@@ -13,6 +13,8 @@ mod session;
 
 pub use cluster::{Cluster, ClusterState, Clusters};
 pub use config::Environment;
-pub use connect::{Asked, Carrier, CarrierIo, Protocol, Transport, TransportChoice, TransportMemory, request_problem};
+pub use connect::{
+    Asked, Carrier, CarrierIo, Protocol, Transport, TransportChoice, TransportMemory, request_problem,
+};
 pub use ports::{KubeOptions, KubePorts};
 pub use resolve::Resolver;

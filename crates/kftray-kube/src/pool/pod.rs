@@ -11,11 +11,10 @@ use tokio_util::task::AbortOnDropHandle;
 use super::upgrade::Upgrade;
 use crate::session::{Budget, Load, Numbers, Observer, Placement, Session};
 
-/// Streams on the emptiest session above which a spare one is opened: the server deals a session's frames to five workers
-/// with 50 places each, and a loss of the carrier takes all its streams along.
-const SPARE_ABOVE: usize = 32;
-/// Sessions per pod that are opened to spread load. Each costs the API server, the kubelet and the runtime some 70 KiB and
-/// a dozen goroutines; more than a handful gain nothing in throughput.
+/// Sessions per pod that are opened to spread load: while there are fewer, a new connection that finds all in use makes the
+/// next one find an empty one. The protocol has no flow control, so a client that does not read holds up what shares its
+/// session: most connections should share with nobody. Each session costs the API server, the kubelet and the runtime some
+/// 70 KiB and a dozen goroutines, and more than a handful gain nothing in throughput.
 const SPREAD: usize = 8;
 /// Sessions per pod, those included that are held up by clients who do not read. Beyond it connections are refused.
 const MOST: usize = 32;
@@ -162,7 +161,7 @@ impl Pod {
         let count = state.sessions.len();
         match (free, bulk) {
             (Some((load, session)), _) => {
-                if load.streams > SPARE_ABOVE && count < SPREAD {
+                if load.streams > 0 && count < SPREAD {
                     self.open(state);
                 }
                 Choice::Take(session)

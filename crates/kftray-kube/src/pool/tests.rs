@@ -92,11 +92,11 @@ fn endpoint(port: u16) -> Endpoint {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_opens_one_session_for_all_ports() {
+async fn a_crowd_waits_for_one_session_for_all_ports_and_has_a_spare_opened() {
     let mut rig = rig();
     let dials = (0..30).map(|number| rig.pool.dial(&endpoint(8000 + number % 3), Bytes::from_static(b"hi")));
     let mut channels: Vec<_> = join_all(dials).await.into_iter().map(Result::unwrap).collect();
-    assert_eq!(rig.opened(), 1);
+    assert_eq!(rig.opened(), 2, "one for the crowd, one for whoever comes next");
     let mut peer = rig.peer().await;
     for number in 0..30 {
         let pair = peer.accept().await;
@@ -110,22 +110,31 @@ async fn a_crowd_opens_one_session_for_all_ports() {
     // Another pod of the same name is another pod.
     let successor = Endpoint { uid: "other".into(), ..endpoint(80) };
     rig.pool.dial(&successor, Bytes::new()).await.unwrap();
-    assert_eq!(rig.opened(), 2);
+    assert_eq!(rig.opened(), 3);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_spare_is_opened_when_many_streams_are_live() {
+async fn while_there_are_few_sessions_a_connection_finds_an_empty_one() {
     let mut rig = rig();
-    let mut channels = Vec::new();
-    for _ in 0..34 {
-        channels.push(rig.dial(b"x").await);
-    }
-    let _one = rig.peer().await.echo();
+    let mut channels = vec![rig.dial(b"first").await];
+    let mut one = rig.peer().await;
+    let pair = one.accept().await;
+    assert_eq!(one.take(pair.data, 5).await, b"first");
+    // The second finds the only session in use, takes it, and has another opened.
+    channels.push(rig.dial(b"second").await);
+    let pair = one.accept().await;
+    assert_eq!(one.take(pair.data, 6).await, b"second");
     let mut two = rig.peer().await;
-    channels.push(rig.dial(b"spare").await);
+    channels.push(rig.dial(b"third").await);
     let pair = two.accept().await;
-    assert_eq!(two.take(pair.data, 5).await, b"spare");
-    assert_eq!(rig.opened(), 2);
+    assert_eq!(two.take(pair.data, 5).await, b"third");
+    // One after another need only one.
+    drop(channels);
+    let opened = rig.opened();
+    for _ in 0..10 {
+        drop(rig.dial(b"x").await);
+    }
+    assert_eq!(rig.opened(), opened);
 }
 
 #[tokio::test(start_paused = true)]

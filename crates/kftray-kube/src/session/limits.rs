@@ -41,8 +41,12 @@ pub(super) const PROCESS_BUDGET: usize = 256 * MIB;
 pub(super) const STARVING_SESSION: usize = READ_BATCH;
 /// A stream that moved this much makes its session a bulk session; later streams go elsewhere.
 pub(super) const BULK: u64 = MIB as u64;
-/// A client that has taken nothing for this long, while the process budget is gone or a neighbour waits for an answer
-/// behind it, is cut off. People pause downloads; but 30 s is what a browser gives an unanswered neighbour at most.
+/// A client that has taken nothing for this long is cut off once [`SESSION_BUDGET`] lies unread and a neighbour has asked
+/// for something that cannot come before that is read. The pool gives connections sessions of their own as long as there are few,
+/// so this is rare; then one lost download is the lesser evil than neighbours that hang (`docs/decisions/0003`).
+pub(super) const NEIGHBOUR_LIMIT: Duration = Duration::from_secs(1);
+/// A client that has taken nothing for this long is cut off while the process budget is gone, the longest stalled one first.
+/// People pause downloads, so it is as long as a browser waits for an answer.
 pub(super) const STALL_LIMIT: Duration = Duration::from_secs(30);
 
 /// Silence after which a PING asks whether the session is alive. With [`PING_DEADLINE`] a black hole on an idle session is

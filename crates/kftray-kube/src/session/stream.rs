@@ -62,7 +62,7 @@ pub(super) struct Stream {
     pub(super) gated: bool,
     /// Its SYN was handed to the carrier.
     pub(super) on_wire: bool,
-    /// Sent something while the session was not read: waits for an answer that cannot come.
+    /// Waits for an answer that cannot come while the session is not read.
     pub(super) starved: bool,
     /// The last bytes went to the pod.
     asked: bool,
@@ -171,6 +171,11 @@ impl Stream {
         self.moved += bytes as u64;
         self.asked = true;
         self.activity = now;
+    }
+
+    /// The last bytes went to the pod.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.asked && self.end.is_none()
     }
 
     /// Takes up to `most` bytes to write, as pieces.

@@ -10,7 +10,9 @@ use kftray_spdy::frame::ResetStatus;
 use tokio::time::Instant;
 
 use super::State;
-use crate::session::limits::{AFTER_FINISH, IDLE_CLOSE, SESSION_BUDGET, STALL_LIMIT, STARVING_SESSION};
+use crate::session::limits::{
+    AFTER_FINISH, IDLE_CLOSE, NEIGHBOUR_LIMIT, SESSION_BUDGET, STALL_LIMIT, STARVING_SESSION,
+};
 use crate::session::liveness::Verdict;
 use crate::session::stream::Local;
 
@@ -27,8 +29,13 @@ impl State {
     /// Decides whether the carrier is read. True if it is.
     pub(in crate::session) fn reads(&mut self, now: Instant, driver: &Waker) -> bool {
         match (self.must_pause(), self.paused) {
-            (true, _) => {
-                self.paused.get_or_insert(now);
+            (true, paused) => {
+                if paused.is_none() {
+                    self.paused = Some(now);
+                    for stream in self.streams.values_mut() {
+                        stream.starved = stream.awaits_answer() && !stream.over;
+                    }
+                }
                 self.budget.wait(self.number, self.longest_stall(now), driver);
                 false
             }
@@ -122,9 +129,8 @@ impl State {
             .map(|(pair, stream)| (*pair, stream.port));
         let Some((pair, port)) = stalled else { return };
         let message = format!(
-            "a download from port {port} of pod {} was cut off: its client took nothing for {} s while others waited",
-            self.pod,
-            STALL_LIMIT.as_secs()
+            "a download from port {port} of pod {} was cut off: its client took nothing while others waited",
+            self.pod
         );
         let problem = Problem::new(Code::Overloaded, message)
             .with_remedy("Read downloads to the end or close them; many that wait exhaust the memory.");
@@ -145,12 +151,14 @@ impl State {
         let since = self.paused?;
         let starved = self.streams.values().any(|stream| stream.starved && stream.end.is_none());
         let exhausted = self.budget.is_gone() && self.budget.is_oldest(self.number);
-        if !starved && !exhausted {
-            return None;
-        }
+        let limit = match (starved, exhausted) {
+            (true, _) => NEIGHBOUR_LIMIT,
+            (false, true) => STALL_LIMIT,
+            (false, false) => return None,
+        };
         let waiting = self.streams.values().filter(|stream| stream.inbox_bytes() > 0);
         let stalled = waiting.map(|stream| stream.taken).min()?;
-        Some(stalled.max(since) + STALL_LIMIT)
+        Some(stalled.max(since) + limit)
     }
 
     /// When to call [`Self::tick`] again if nothing happens before.

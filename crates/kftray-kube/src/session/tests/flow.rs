@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::peer::{background, pattern, recv, recv_exact, send};
 use super::{BOTH, session, session_with};
 use crate::connect::Protocol;
-use crate::session::limits::{READ_BATCH, SESSION_BUDGET, STALL_LIMIT, STREAM_BUDGET};
+use crate::session::limits::{NEIGHBOUR_LIMIT, READ_BATCH, SESSION_BUDGET, STALL_LIMIT, STREAM_BUDGET};
 use crate::session::{Budget, Placement};
 
 const MIB: usize = 1024 * 1024;
@@ -80,9 +80,31 @@ async fn neighbours_are_served_past_the_budget_of_one_and_saved_in_the_end() {
     let start = Instant::now();
     send(&mut mate, b"question").await.unwrap();
     assert_eq!(recv_exact(&mut mate, 6).await, b"answer");
-    assert!(start.elapsed() <= STALL_LIMIT + Duration::from_secs(1));
+    assert!(start.elapsed() <= NEIGHBOUR_LIMIT + Duration::from_millis(100), "{:?}", start.elapsed());
     let error = recv(&mut slow).await.unwrap_err();
     assert_eq!(error.problem.code, Code::Overloaded);
+    drop(server);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_neighbour_that_had_asked_before_the_reading_stopped_is_saved_too() {
+    let (session, mut peer) = session(Protocol::Spdy).await;
+    let mut slow = session.open(80, Bytes::new(), None).unwrap();
+    let slow_pair = peer.accept().await;
+    let mut mate = session.open(80, Bytes::from_static(b"question"), None).unwrap();
+    let mate_pair = peer.accept().await;
+    peer.take(mate_pair.data, 8).await;
+    let start = Instant::now();
+    let server = background(async move {
+        for _ in 0..2 * SESSION_BUDGET / (32 * 1024) {
+            peer.data(slow_pair.data, &pattern(9, 32 * 1024), false).await;
+        }
+        peer.data(mate_pair.data, b"answer", false).await;
+        peer
+    });
+    assert_eq!(recv_exact(&mut mate, 6).await, b"answer");
+    assert!(start.elapsed() <= NEIGHBOUR_LIMIT + Duration::from_millis(100), "{:?}", start.elapsed());
+    assert_eq!(recv(&mut slow).await.unwrap_err().problem.code, Code::Overloaded);
     drop(server);
 }
 
