@@ -57,6 +57,9 @@ enum Measurement {
         /// Only contenders whose title contains this
         #[arg(long)]
         only: Option<String>,
+        /// Only loads whose title contains this
+        #[arg(long)]
+        load: Option<String>,
         /// Write the medians here as JSON too
         #[arg(long)]
         json: Option<PathBuf>,
@@ -74,7 +77,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Measurement::Idle(idle) => idle::run(&idle, &arguments.kftui, &arguments.kubeconfig).await,
-        Measurement::Speed { rounds, added_rtt, kubectl, reference, node_namespace, only, json } => {
+        Measurement::Speed { rounds, added_rtt, kubectl, reference, node_namespace, only, load, json } => {
             let directory = tempfile::tempdir()?;
             let programs = std::env::current_exe()?.parent().context("a directory")?.to_path_buf();
             let kubectl_at = kubectl.clone();
@@ -108,7 +111,7 @@ async fn main() -> Result<()> {
                 programs,
                 floor: floor.as_ref().map(|(end, _)| end.clone()),
             };
-            let text = speed(&setting, rounds, added_rtt, only.as_deref(), json.as_deref()).await?;
+            let text = speed(&setting, rounds, added_rtt, &Choice { only, load }, json.as_deref()).await?;
             println!("{text}");
             Ok(())
         }
@@ -130,13 +133,21 @@ const LOADS: [(&str, Load); 8] = [
 /// Between two loads: the container runtime keeps each connection for one second after its end, and the next contender must not pay for that.
 const SETTLE: Duration = Duration::from_millis(1_500);
 
+/// What to measure.
+struct Choice {
+    only: Option<String>,
+    load: Option<String>,
+}
+
 async fn speed(
     setting: &Setting,
     rounds: usize,
     added_rtt: u64,
-    only: Option<&str>,
+    choice: &Choice,
     json: Option<&Path>,
 ) -> Result<String> {
+    let wanted = |title: &str| choice.load.as_ref().is_none_or(|part| title.contains(part));
+    let loads: Vec<(&str, Load)> = LOADS.into_iter().filter(|(title, _)| wanted(title)).collect();
     let sizes = if added_rtt == 0 {
         Sizes { opens: 200, connections: 1_000, bytes: 400_000_000, round_trips: 2_000 }
     } else {
@@ -153,14 +164,14 @@ async fn speed(
             | Kind::OursWebSocket
             | Kind::OursSpdy => true,
         };
-        if there && only.is_none_or(|only| kind.title().contains(only)) {
+        if there && choice.only.as_ref().is_none_or(|part| kind.title().contains(part)) {
             contenders.push(Contender::start(kind, setting).await?);
         }
     }
     let mut all: Vec<Vec<Series>> =
-        LOADS.iter().map(|_| contenders.iter().map(|_| Series::default()).collect()).collect();
+        loads.iter().map(|_| contenders.iter().map(|_| Series::default()).collect()).collect();
     for round in 1..=rounds {
-        for ((title, load), series) in LOADS.iter().zip(&mut all) {
+        for ((title, load), series) in loads.iter().zip(&mut all) {
             for (contender, series) in contenders.iter_mut().zip(series) {
                 tokio::time::sleep(SETTLE).await;
                 eprintln!("round {round}: {title}: {}", contender.kind.title());
@@ -169,8 +180,8 @@ async fn speed(
         }
     }
     let mut rows: Vec<Row> =
-        LOADS.iter().zip(&all).map(|((title, load), series)| row(title, *load, series)).collect();
-    rows.extend(LOADS.iter().zip(&all).filter_map(|((title, load), series)| cpu_row(title, *load, series)));
+        loads.iter().zip(&all).map(|((title, load), series)| row(title, *load, series)).collect();
+    rows.extend(loads.iter().zip(&all).filter_map(|((title, load), series)| cpu_row(title, *load, series)));
     let peaks = contenders
         .iter_mut()
         .map(|contender| Cell { value: Some(contender.cost().peak_mib), ..Cell::default() });
