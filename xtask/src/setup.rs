@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, purpose: &'static st
     Tool { program, package, purpose }
 }
 
-const TOOLS: [Tool; 12] = [
+const TOOLS: [Tool; 13] = [
     tool("runc", "runc", "the cluster's containers"),
     tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
     tool("iptables", "iptables", "the cluster's Services, and faults"),
@@ -29,6 +29,7 @@ const TOOLS: [Tool; 12] = [
     tool("ps", "procps", "end-to-end tests: processes' memory"),
     tool("tinyproxy", "tinyproxy-bin", "tests through an HTTP proxy"),
     tool("microsocks", "microsocks", "tests through a SOCKS proxy"),
+    tool("openssl", "openssl", "tests through a TLS proxy"),
     tool("wrk", "wrk", "benchmarks: HTTP load"),
 ];
 

@@ -178,11 +178,11 @@ fn headline(scene: &Scene, paint: Paint) -> String {
         0 => String::new(),
         count => format!(" ({count} waiting for a pod)"),
     };
-    format!(
-        "{} requests, {failed}, while {} pods were deleted.{waiting}",
-        scene.ok() + scene.failed(),
-        scene.deleted
-    )
+    let deleted = match scene.deleted {
+        1 => "1 pod was deleted".to_owned(),
+        count => format!("{count} pods were deleted"),
+    };
+    format!("{} requests, {failed}, while {deleted}.{waiting}", scene.ok() + scene.failed())
 }
 
 fn plain_line(scene: &Scene) -> String {
