@@ -84,7 +84,13 @@ impl Dial for KubePorts {
     fn warm(&self, endpoint: &Endpoint) -> BoxFuture<'static, Result<Warm, DialError>> {
         let (warm, resolver, endpoint) =
             (self.pool.warm(endpoint), Arc::clone(&self.resolver), endpoint.clone());
-        async move { warm.await.inspect_err(|_| resolver.refresh(&endpoint)) }.boxed()
+        async move {
+            let Warm { transport, rtt, lost } = warm.await.inspect_err(|_| resolver.refresh(&endpoint))?;
+            // Where no watch is permitted, the loss of the session is the only news of a pod's end.
+            let lost = lost.inspect(move |_| resolver.refresh(&endpoint)).boxed();
+            Ok(Warm { transport, rtt, lost })
+        }
+        .boxed()
     }
 
     fn dial(

@@ -11,7 +11,7 @@ use futures::future::join_all;
 use kftray_commons::Code;
 use kftray_kube::Protocol;
 use kftray_testkit::{Context, FakeCluster, Kubeconfig, Login, PluginAnswer};
-use support::{PATIENCE, clusters, clusters_in, current, environment, script, settled, up, version};
+use support::{PATIENCE, clusters, clusters_in, current, environment, replace, script, settled, up, version};
 
 const USER: &str = kftray_testkit::ADMIN;
 
@@ -95,12 +95,25 @@ async fn expiring_tokens_are_renewed_before_they_expire() {
 }
 
 #[tokio::test]
-async fn plugin_certificates_are_used_and_renewed() {
+async fn plugin_certificates_are_used_and_renewed_before_they_expire() {
     let fake = FakeCluster::start().await.unwrap();
-    fake.exec_plugin(USER).unwrap().answer(PluginAnswer::Certificate).unwrap();
+    let plugin = fake.exec_plugin(USER).unwrap();
+    plugin.answer(PluginAnswer::Certificate).unwrap();
+    let printed = plugin.command().with_file_name("credential");
+    let mut credential: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&printed).unwrap()).unwrap();
+    // One that is issued for less than a minute is used for half of its time.
+    let life = Duration::from_secs(6);
+    let end = jiff::Timestamp::now() + jiff::SignedDuration::try_from(life).unwrap();
+    credential["status"]["expirationTimestamp"] = serde_json::json!(end.to_string());
+    replace(&printed, &credential.to_string());
     let cluster = up(&clusters(), &fake.kubeconfig_path(), &format!("{USER}-exec")).await;
     version(&cluster).await.unwrap();
-    assert_eq!(fake.exec_plugin(USER).unwrap().runs(), 1);
+    assert_eq!((plugin.runs(), fake.counters().tls_handshakes.get()), (1, 1));
+    tokio::time::sleep(life / 2).await;
+    version(&cluster).await.unwrap();
+    // A connection is bound to the certificate that it was opened with.
+    assert_eq!((plugin.runs(), fake.counters().tls_handshakes.get()), (2, 2));
 }
 
 #[tokio::test]

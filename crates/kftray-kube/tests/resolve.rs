@@ -259,6 +259,29 @@ async fn who_may_only_get_pods_and_forward_uses_a_pods_name() {
 }
 
 #[tokio::test]
+async fn a_successor_of_the_same_name_is_found_by_the_loss_of_the_session_where_no_watch_is_permitted() {
+    let rules = [Rule::new(&["get"], &["pods"]), Rule::new(&["create"], &["pods/portforward"])];
+    let user = rules.into_iter().fold(User::new("dev"), User::may);
+    let cluster = FakeCluster::builder().user(user).start().await.unwrap();
+    cluster.stateful_set("db").replicas(1).port("sql", 5432, handlers::echo()).create().unwrap();
+    cluster.wait_ready("default", "db", 1).await.unwrap();
+    let ports = ports(&cluster);
+    let mut follower = ports.follow(&target("dev", TargetObject::Pod("db-0".into())), &number(5432));
+    let first = |now: &Resolution| match now {
+        Resolution::Endpoints { endpoints, .. } => endpoints.first().cloned(),
+        Resolution::Pending | Resolution::Failed(_) => None,
+    };
+    let old = first(&until(&mut follower, "ready", |now| ready(now).len() == 1).await).unwrap();
+    let warm = ports.warm(&old).await.unwrap();
+    assert!(cluster.kill_pod("default", "db-0"));
+    cluster.wait_ready("default", "db", 1).await.unwrap();
+    // Nobody dials: only the loss of what was held tells.
+    cluster.faults().drop_connections(kftray_testkit::Which::Carriers, kftray_testkit::Ending::Reset);
+    timeout(PATIENCE, warm.lost).await.expect("the loss is told");
+    until(&mut follower, "the successor", |now| first(now).is_some_and(|new| new.uid != old.uid)).await;
+}
+
+#[tokio::test]
 async fn without_slices_the_pods_do_and_rights_may_change() {
     let rules = || vec![Rule::new(&["get", "list", "watch"], &["pods", "services"])];
     let user = User::new("dev").may(rules().remove(0));

@@ -23,6 +23,13 @@ pub(super) fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|ready| &*ready.status == "True")
 }
 
+/// Whether a container of the pod runs. The phase alone does not tell: it stays `Running` between a crash and the restart.
+pub(super) fn is_running(pod: &Pod) -> bool {
+    let containers = &pod.status.container_statuses;
+    &*pod.status.phase == "Running"
+        && (containers.is_empty() || containers.iter().any(|container| container.state.running.is_some()))
+}
+
 /// Why new connections cannot go to this pod; `None` if they can.
 pub(super) fn pod(pod: &Pod) -> Option<String> {
     let status = &pod.status;

@@ -12,7 +12,7 @@ use super::feed::{
 use super::feeds::{Feeds, Ladder, changed};
 use super::follow::Published;
 use super::object::{Pod, ReplicaSet, Service, Slice, Workload};
-use super::pods::{self, Answer, Owner, PodPort, Scene};
+use super::pods::{self, Answer, Needs, Owner, PodPort, Scene};
 use super::service::{self, PodsWanted};
 use super::syntax;
 
@@ -64,8 +64,9 @@ impl LookUp<'_> {
                 let answer = if view.objects.is_empty() {
                     self.missing()
                 } else {
-                    let why = || pods::not_ready(&self.scene, &view.objects);
-                    pods::answer(&self.scene, &view.objects, &PodPort::from(self.port), false, why)
+                    let why = || pods::not_running(&self.scene, &view.objects);
+                    let port = PodPort::from(self.port);
+                    pods::answer(&self.scene, &view.objects, &port, Needs::Running, why)
                 };
                 pods.set_unsettled(!answer.has_ready());
                 self.out.publish_answer(answer, pods.notes().collect());
@@ -103,7 +104,13 @@ impl LookUp<'_> {
             if view.is_known() {
                 let none = || format!("no pod in namespace {} matches {selector}", self.scene.namespace);
                 let why = || pods::none_ready(&self.scene, &view.objects, none);
-                let answer = pods::answer(&self.scene, &view.objects, &PodPort::from(self.port), false, why);
+                let answer = pods::answer(
+                    &self.scene,
+                    &view.objects,
+                    &PodPort::from(self.port),
+                    Needs::Readiness,
+                    why,
+                );
                 pods.set_unsettled(!answer.has_ready());
                 self.out.publish_answer(answer, pods.notes().collect());
             }
@@ -336,7 +343,7 @@ impl LookUp<'_> {
             _ => format!("{} has no pods yet", self.scene.place()),
         };
         let why = || pods::none_ready(&self.scene, &ours, none);
-        let answer = pods::answer(&self.scene, &ours, &PodPort::from(self.port), false, why);
+        let answer = pods::answer(&self.scene, &ours, &PodPort::from(self.port), Needs::Readiness, why);
         let settled = answer.has_ready();
         ladder.set_unsettled(!settled);
         behind.pods.set_unsettled(!settled);

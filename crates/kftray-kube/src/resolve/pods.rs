@@ -87,21 +87,30 @@ fn container_ports(pod: &Pod) -> impl Iterator<Item = &ContainerPort> {
     pod.spec.containers.iter().chain(sidecars).flat_map(|container| &container.ports)
 }
 
-/// Endpoints of pods that were found without a Service's slices.
-///
-/// `unready_too` publishes pods that are not ready as if they were (a Service's `publishNotReadyAddresses`).
-/// `why` is asked if none is ready.
+/// What a pod needs for new connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// To be ready, as the pods behind a workload or a selector: some other pod may be.
+    Readiness,
+    /// To run. A pod that a person has named is meant as it is, and the one that fails its probe is the one to debug;
+    /// `kubectl port-forward` asks no more.
+    Running,
+    /// To exist (a Service's `publishNotReadyAddresses`).
+    Existence,
+}
+
+/// Endpoints of pods that were found without a Service's slices. `why` is asked if none can be connected to.
 pub(super) fn answer(
     scene: &Scene,
     pods: &[Arc<Pod>],
     port: &PodPort,
-    unready_too: bool,
+    needs: Needs,
     why: impl FnOnce() -> Problem,
 ) -> Answer {
     let alive: Vec<&Arc<Pod>> = pods.iter().filter(|pod| !explain::is_over(pod)).collect();
     let endpoints: Vec<Endpoint> = alive
         .iter()
-        .filter_map(|pod| Some(endpoint(scene, pod, port.of(pod)?, condition(pod, unready_too))))
+        .filter_map(|pod| Some(endpoint(scene, pod, port.of(pod)?, condition(pod, needs))))
         .collect();
     if endpoints.is_empty()
         && !alive.is_empty()
@@ -121,11 +130,11 @@ pub(super) fn none_ready(scene: &Scene, pods: &[Arc<Pod>], none: impl FnOnce() -
     Problem::new(Code::NoReadyPods, message)
 }
 
-/// The one pod meant is not ready.
-pub(super) fn not_ready(scene: &Scene, pods: &[Arc<Pod>]) -> Problem {
+/// The one pod meant does not run.
+pub(super) fn not_running(scene: &Scene, pods: &[Arc<Pod>]) -> Problem {
     let reason = pods.iter().find_map(|pod| explain::pod(pod)).unwrap_or_default();
-    Problem::new(Code::NoReadyPods, format!("{} is not ready: {reason}", scene.place()))
-        .with_remedy("Look at the pod's events; the forward starts when it is ready.")
+    Problem::new(Code::NoReadyPods, format!("{} does not run: {reason}", scene.place()))
+        .with_remedy("Look at the pod's events; the forward starts when it runs.")
 }
 
 /// No pod declares a container port of that name.
@@ -164,9 +173,14 @@ fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoi
 }
 
 /// A pod stays "ready" while it terminates until its probe or its containers say otherwise: that is what serving means.
-fn condition(pod: &Pod, unready_too: bool) -> Condition {
+fn condition(pod: &Pod, needs: Needs) -> Condition {
     let ready = explain::is_ready(pod);
-    match (pod.metadata.deletion_timestamp.is_some(), ready || unready_too) {
+    let enough = match needs {
+        Needs::Readiness => ready,
+        Needs::Running => ready || explain::is_running(pod),
+        Needs::Existence => true,
+    };
+    match (pod.metadata.deletion_timestamp.is_some(), enough) {
         (true, _) if ready => Condition::Draining,
         (false, true) => Condition::Ready,
         (true | false, _) => Condition::NotReady,

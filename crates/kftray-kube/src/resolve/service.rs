@@ -13,7 +13,7 @@ use super::explain;
 use super::object::{
     Pod, Service, ServicePort, Slice, SliceEndpoint, SlicePort, TargetPort, TargetRef, is_tcp,
 };
-use super::pods::{self, Answer, PodPort, Scene};
+use super::pods::{self, Answer, Needs, PodPort, Scene};
 use super::syntax;
 
 /// What a remote port means for a Service.
@@ -176,7 +176,8 @@ fn named_container_port(
 /// The endpoints by the pods of the Service's selector, where its slices may not be read.
 pub(super) fn by_pods(scene: &Scene, service: &Service, meaning: &Meaning, pods: &[Arc<Pod>]) -> Answer {
     let (Meaning::Service { target: port, .. } | Meaning::Container(port)) = meaning;
-    let answer = pods::answer(scene, pods, port, service.spec.publish_not_ready_addresses, || {
+    let needs = if service.spec.publish_not_ready_addresses { Needs::Existence } else { Needs::Readiness };
+    let answer = pods::answer(scene, pods, port, needs, || {
         pods::none_ready(scene, pods, || selects_nothing(scene, service))
     });
     match (answer, meaning) {

@@ -79,6 +79,35 @@ async fn a_pod_by_name_and_its_successor() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_was_named_need_not_be_ready_but_must_run() {
+    let ground = Ground::with_web();
+    let mut one = ground.follow(TargetObject::Pod("web-1".into()), &name("http"));
+    becomes(&mut one, "web-1:8080").await;
+    let mut by_label = ground.follow(TargetObject::Labels("app=web".into()), &name("http"));
+    ground.api.put("pods", pod("web-1", "web", false));
+    becomes(
+        &mut by_label,
+        "[web-1:8080 unready] no pod of app=web in namespace shop is ready: web-1: container c runs but does not pass \
+         its readiness probe",
+    )
+    .await;
+    assert_eq!(text(&one.borrow()), "web-1:8080");
+    let mut crashed = pod("web-1", "web", false);
+    crashed["status"]["containerStatuses"][0]["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+    ground.api.put("pods", crashed);
+    becomes(
+        &mut one,
+        "[web-1:8080 unready] pod/web-1 in namespace shop does not run: container c is in CrashLoopBackOff (0 restarts)",
+    )
+    .await;
+    let mut terminating = pod("web-1", "web", false);
+    terminating["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    ground.api.put("pods", terminating);
+    becomes(&mut one, "[web-1:8080 unready] pod/web-1 in namespace shop does not run: it is terminating")
+        .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_by_label_share_a_watch_however_the_selector_is_spelt() {
     let ground = Ground::with_web();
     ground.api.put("pods", pod("db-1", "db", true));

@@ -167,18 +167,22 @@ async fn with_get_pods_alone_a_pod_is_read_once_and_again_when_its_session_is_lo
     // A successor of the same name.
     let mut successor = pod("web-1", "web", false);
     successor["metadata"]["uid"] = json!("uid-new");
+    let running = std::mem::replace(
+        &mut successor["status"]["containerStatuses"][0]["state"],
+        json!({"waiting": {"reason": "ContainerCreating"}}),
+    );
     ground.api.put("pods", successor.clone());
     for _ in 0..100 {
         ground.resolver.refresh(&only(&follower));
     }
     becomes(
         &mut follower,
-        "[web-1:8080 unready] pod/web-1 in namespace shop is not ready: container c runs but does not pass its \
-         readiness probe (note: may not list pods in namespace shop (as user jane))",
+        "[web-1:8080 unready] pod/web-1 in namespace shop does not run: container c is being created (note: may not \
+         list pods in namespace shop (as user jane))",
     )
     .await;
     assert!(ground.api.requests().len() <= 2, "hints are gathered");
-    successor["status"]["conditions"][0]["status"] = json!("True");
+    successor["status"]["containerStatuses"][0]["state"] = running;
     ground.api.put("pods", successor);
     becomes(&mut follower, "web-1:8080").await;
     assert_eq!(&*only(&follower).uid, "uid-new");
