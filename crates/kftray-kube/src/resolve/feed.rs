@@ -352,6 +352,11 @@ impl<T: Object> Subscription<T> {
         }
     }
 
+    /// Names of everything that the feed knows, whoever it belongs to.
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.feed.shared.with(|store| store.objects.keys().cloned().collect())
+    }
+
     /// Says whether the follower can go on with what the feed has. As long as one cannot, a feed without a watch looks
     /// again with backoff: nothing else would ever tell it that the pod has become ready.
     pub(super) fn set_unsettled(&mut self, unsettled: bool) {

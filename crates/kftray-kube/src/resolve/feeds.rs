@@ -291,6 +291,11 @@ impl<T: Object> Ladder<T> {
         }
     }
 
+    /// See [`Subscription::names`].
+    pub(super) fn names(&self) -> Vec<Arc<str>> {
+        self.current.as_ref().map(Subscription::names).unwrap_or_default()
+    }
+
     /// See [`Subscription::set_unsettled`].
     pub(super) fn set_unsettled(&mut self, unsettled: bool) {
         if let Some(current) = &mut self.current {

@@ -135,7 +135,7 @@ impl LookUp<'_> {
             pods: None,
         };
         loop {
-            match self.service_step(&mut ladders) {
+            match self.service_step(name, &mut ladders) {
                 Ok(Step::Wait) => {}
                 Ok(Step::Again) => continue,
                 Err(denial) => return Rest::Denied(denial),
@@ -152,7 +152,7 @@ impl LookUp<'_> {
     ///
     /// # Errors
     /// The denial that leaves no way.
-    fn service_step(&self, ladders: &mut ServiceLadders) -> Result<Step, Problem> {
+    fn service_step(&self, name: &str, ladders: &mut ServiceLadders) -> Result<Step, Problem> {
         let services = ladders.services.view()?;
         let slices = ladders.slices.view();
         if let Some(problem) =
@@ -167,7 +167,8 @@ impl LookUp<'_> {
         let Some(service) = services.objects.first() else {
             ladders.settle(false);
             ladders.pods = None;
-            self.out.publish_answer(self.missing(), ladders.notes());
+            let missing = service::missing(&self.scene, name, ladders.services.names());
+            self.out.publish_answer(Answer::Failed(missing), ladders.notes());
             return Ok(Step::Wait);
         };
         let meaning = match service::meaning(&self.scene, service, self.port) {

@@ -308,23 +308,35 @@ fn selects_nothing(scene: &Scene, service: &Service) -> String {
     }
 }
 
-fn not_pods(scene: &Scene, mut addresses: Vec<Box<str>>) -> Problem {
-    // Enough to recognise what it is.
+/// There is no such Service; `others` are the names of those that are known to be there.
+pub(super) fn missing(scene: &Scene, name: &str, mut others: Vec<Arc<str>>) -> Problem {
+    // A typing error leaves most of the name right.
+    let alike = |other: &str| name.chars().zip(other.chars()).take_while(|(a, b)| a == b).count();
+    others.sort_by_key(|other| (std::cmp::Reverse(alike(other)), Arc::clone(other)));
+    let there = listed(&others).map(|list| format!("; there are {list}")).unwrap_or_default();
+    Problem::new(Code::TargetMissing, format!("{} does not exist{there}", scene.place()))
+}
+
+/// The first few of many, and how many more: enough to recognise what it is. `None` for nothing.
+fn listed<T: AsRef<str>>(names: &[T]) -> Option<String> {
     const SHOWN: usize = 3;
+    let shown = names.iter().take(SHOWN).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    match names.len() {
+        0 => None,
+        count if count <= SHOWN => Some(shown),
+        count => Some(format!("{shown} and {} more", count - SHOWN)),
+    }
+}
+
+fn not_pods(scene: &Scene, mut addresses: Vec<Box<str>>) -> Problem {
     addresses.sort();
     addresses.dedup();
-    let more = if addresses.len() > SHOWN {
-        format!(" and {} more", addresses.len() - SHOWN)
-    } else {
-        String::new()
-    };
-    addresses.truncate(SHOWN);
     Problem::new(
         Code::TargetNotForwardable,
         format!(
-            "{} leads to addresses that are not pods ({}{more}); a port-forward reaches only pods",
+            "{} leads to addresses that are not pods ({}); a port-forward reaches only pods",
             scene.place(),
-            addresses.join(", ")
+            listed(&addresses).unwrap_or_default()
         ),
     )
     .with_remedy("Forward to a Service with pods; reaching other addresses from the cluster needs the relay.")

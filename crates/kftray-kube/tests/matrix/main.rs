@@ -121,7 +121,7 @@ async fn law(carrier: Carrier, case: &Case) -> Result<(), String> {
     rig.end_load().await;
     match case.existing {
         Existing::Lives => {
-            rig::echo(&mut kept, 4, 5_000).await.map_err(|why| format!("existing one: {why}"))?
+            rig::echo(&mut kept, 4, 5_000).await.map_err(|why| format!("existing one: {why}"))?;
         }
         Existing::Ends => rig::ends(&mut kept).await.map_err(|()| "an existing connection goes on")?,
         Existing::Either => {}

@@ -505,7 +505,7 @@ fn choice() -> Vec<Case> {
     vec![
         Case::new("tunnel refused with 400", Nothing, |rig| {
             async {
-                without_tunnel(rig, StatusCode::BAD_REQUEST, "unable to upgrade: no such protocol").await
+                without_tunnel(rig, StatusCode::BAD_REQUEST, "unable to upgrade: no such protocol").await;
             }
             .boxed()
         })
@@ -581,7 +581,7 @@ fn neighbours() -> Vec<Case> {
             async {
                 rig.neighbours(RESETS, 10, |mut stream: TcpStream| async move {
                     stream.write_all(&[0; 64]).await.ok();
-                    stream.read(&mut [0; 64]).await.ok();
+                    stream.read_to_end(&mut Vec::new()).await.ok();
                 })
                 .await;
             }
@@ -593,7 +593,7 @@ fn neighbours() -> Vec<Case> {
             async {
                 rig.neighbours(REFUSES, 10, |mut stream: TcpStream| async move {
                     stream.write_all(b"hello?").await.ok();
-                    stream.read(&mut [0; 64]).await.ok();
+                    stream.read_to_end(&mut Vec::new()).await.ok();
                 })
                 .await;
             }

@@ -41,6 +41,25 @@ async fn a_service_that_is_deleted_and_created_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_that_is_missing_is_told_with_those_that_are_there() {
+    let ground = Ground::with_web();
+    let mut wep = ground.service("wep");
+    becomes(&mut wep, "target_missing: service/wep in namespace shop does not exist; there are web").await;
+    for name in ["api", "db", "webhook", "cache", "worker"] {
+        ground.api.put("services", service(name, json!({}), json!([])));
+    }
+    settle().await;
+    let mut webs = ground.service("webs");
+    becomes(
+        &mut webs,
+        "target_missing: service/webs in namespace shop does not exist; there are web, webhook, worker and 3 more",
+    )
+    .await;
+    ground.api.put("services", service("webs", json!({"app": "webs"}), json!([{"port": 80}])));
+    becomes(&mut webs, "[] no pod matches the selector of service/webs in namespace shop (app=webs)").await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_port_by_name_through_a_service_that_does_not_know_it() {
     let ground = Ground::with_web();
     let mut other = pod("web-2", "web", true);
