@@ -92,9 +92,7 @@ impl Driver {
                 Poll::Pending => break Ok(()),
                 Poll::Ready(Ok(0)) => break Err("the cluster closed the connection".to_owned()),
                 Poll::Ready(Ok(bytes)) => intake.bytes += bytes,
-                Poll::Ready(Err(error)) => {
-                    break Err(format!("the connection to the cluster broke: {error}"));
-                }
+                Poll::Ready(Err(error)) => break Err(breakage(&error)),
             }
             if self.wire.is_full() {
                 intake.failure = self.wire.parse(&mut self.frames).err();
@@ -280,5 +278,13 @@ impl Future for Driver {
 }
 
 fn broken(error: &io::Error) -> Problem {
-    Problem::new(Code::ConnectionLost, format!("the connection to the cluster broke: {error}"))
+    Problem::new(Code::ConnectionLost, breakage(error))
+}
+
+/// How a carrier broke, in words for people: the TLS layer's own for a missing farewell point to its manual.
+pub(super) fn breakage(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return "the cluster closed the connection".to_owned();
+    }
+    format!("the connection to the cluster broke: {error}")
 }

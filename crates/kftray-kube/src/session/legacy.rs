@@ -103,7 +103,7 @@ impl LegacyChannel {
     }
 
     fn broken(&self, error: &std::io::Error) -> ChannelError {
-        let message = format!("the connection to pod {} broke: {error}", self.pod);
+        let message = format!("pod {}: {}", self.pod, super::driver::breakage(error));
         self.error(Problem::new(Code::ConnectionLost, message))
     }
 
