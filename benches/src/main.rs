@@ -54,9 +54,9 @@ enum Measurement {
         /// Network namespace of the node, for the floor's far end
         #[arg(long, default_value = "/run/netns/kft-bench")]
         node_namespace: PathBuf,
-        /// Only contenders whose title contains this
+        /// Only contenders whose title contains this; may be repeated
         #[arg(long)]
-        only: Option<String>,
+        only: Vec<String>,
         /// Only loads whose title contains this
         #[arg(long)]
         load: Option<String>,
@@ -135,7 +135,7 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 
 /// What to measure.
 struct Choice {
-    only: Option<String>,
+    only: Vec<String>,
     load: Option<String>,
 }
 
@@ -164,12 +164,15 @@ async fn speed(
             | Kind::OursWebSocket
             | Kind::OursSpdy => true,
         };
-        if there && choice.only.as_ref().is_none_or(|part| kind.title().contains(part)) {
+        let wanted = |part: &String| kind.title().contains(part);
+        if there && (choice.only.is_empty() || choice.only.iter().any(wanted)) {
             contenders.push(Contender::start(kind, setting).await?);
         }
     }
     let mut all: Vec<Vec<Series>> =
         loads.iter().map(|_| contenders.iter().map(|_| Series::default()).collect()).collect();
+    let columns: Vec<&str> = contenders.iter().map(|contender| contender.kind.title()).collect();
+    let mut text = String::new();
     for round in 1..=rounds {
         for ((title, load), series) in loads.iter().zip(&mut all) {
             for (contender, series) in contenders.iter_mut().zip(series) {
@@ -178,10 +181,26 @@ async fn speed(
                 one(contender, *load, sizes, series).await;
             }
         }
+        // After each round: a run that is cut short has not been for nothing.
+        let rows = rows(&mut contenders, &loads, &all);
+        if let Some(path) = json {
+            let medians = serde_json::json!({"rounds": round, "columns": columns, "rows": rows});
+            std::fs::write(path, serde_json::to_string_pretty(&medians)?)?;
+        }
+        text = table(&columns, &rows);
+        eprintln!("after {round} rounds:\n{text}");
     }
+    for contender in contenders {
+        contender.stop().await?;
+    }
+    Ok(text)
+}
+
+/// The table's rows: the loads, the processor time they cost, memory, restarts.
+fn rows(contenders: &mut [Contender], loads: &[(&str, Load)], all: &[Vec<Series>]) -> Vec<Row> {
     let mut rows: Vec<Row> =
-        loads.iter().zip(&all).map(|((title, load), series)| row(title, *load, series)).collect();
-    rows.extend(loads.iter().zip(&all).filter_map(|((title, load), series)| cpu_row(title, *load, series)));
+        loads.iter().zip(all).map(|((title, load), series)| row(title, *load, series)).collect();
+    rows.extend(loads.iter().zip(all).filter_map(|((title, load), series)| cpu_row(title, *load, series)));
     let peaks = contenders
         .iter_mut()
         .map(|contender| Cell { value: Some(contender.cost().peak_mib), ..Cell::default() });
@@ -190,21 +209,8 @@ async fn speed(
         value: u32::try_from(contender.restarts).ok().map(f64::from),
         ..Cell::default()
     });
-    rows.push(Row {
-        title: "times it ended and had to be started again".to_owned(),
-        cells: restarts.collect(),
-    });
-    let columns: Vec<&str> = contenders.iter().map(|contender| contender.kind.title()).collect();
-    if let Some(path) = json {
-        std::fs::write(
-            path,
-            serde_json::to_string_pretty(&serde_json::json!({"columns": columns, "rows": rows}))?,
-        )?;
-    }
-    for contender in contenders {
-        contender.stop().await?;
-    }
-    Ok(table(&columns, &rows))
+    rows.push(Row { title: "times it had to be started again".to_owned(), cells: restarts.collect() });
+    rows
 }
 
 async fn one(contender: &mut Contender, load: Load, sizes: Sizes, series: &mut Series) {
