@@ -138,6 +138,22 @@ async fn while_there_are_few_sessions_a_connection_finds_an_empty_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_connection_that_only_waits_for_its_end_takes_no_session_from_others() {
+    let mut rig = rig();
+    let mut channel = rig.dial(b"question").await;
+    let mut peer = rig.peer().await;
+    let pair = peer.accept().await;
+    assert_eq!(peer.take(pair.data, 8).await, b"question");
+    peer.data(pair.data, b"answer", false).await;
+    assert_eq!(recv_exact(&mut *channel, 6).await, b"answer");
+    channel.finish();
+    let _next = rig.dial(b"next").await;
+    let pair = peer.accept().await;
+    assert_eq!(peer.take(pair.data, 4).await, b"next");
+    assert_eq!(rig.opened(), 1, "one after another need one session");
+}
+
+#[tokio::test(start_paused = true)]
 async fn warm_proves_and_tells_of_the_loss() {
     let mut rig = rig();
     let (warm, mut peer) = tokio::join!(rig.pool.warm(&endpoint(80)), async {

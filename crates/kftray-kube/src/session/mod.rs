@@ -124,7 +124,7 @@ impl Session {
 
     pub(crate) fn load(&self) -> Load {
         let state = self.shared.lock();
-        Load { placement: state.placement(), streams: state.live() }
+        Load { placement: state.placement(), streams: state.active() }
     }
 
     /// Opens a connection to a port of the pod. `first` goes out in the same write, unless the session has been silent for

@@ -144,6 +144,12 @@ impl State {
         self.streams.len()
     }
 
+    /// Live streams that will move bytes, as far as can be told: not those whose client has had its answer and ended, which
+    /// only wait for the runtime to let go of them.
+    pub(super) fn active(&self) -> usize {
+        self.streams.values().filter(|stream| !stream.is_leaving()).count()
+    }
+
     /// No new streams; live ones go on.
     pub(super) fn retire(&mut self) {
         self.retired = true;

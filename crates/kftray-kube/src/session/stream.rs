@@ -178,6 +178,13 @@ impl Stream {
         self.asked && self.end.is_none()
     }
 
+    /// The client has ended after its answer, or either end is over.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.remote_ended
+            || self.end.is_some()
+            || matches!(self.local, Local::Passed | Local::Withheld { answered: true })
+    }
+
     /// Takes up to `most` bytes to write, as pieces.
     pub(super) fn pull(&mut self, most: usize, mut piece: impl FnMut(Bytes)) -> usize {
         let mut pulled = 0;
