@@ -3,6 +3,7 @@
 //!
 //! Pure: no sockets, no runtime, no clock, no Kubernetes.
 
+pub mod api;
 pub mod border;
 pub mod check;
 pub mod event;

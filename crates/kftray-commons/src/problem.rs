@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// A failure as a person sees it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// Stable code, one per cause a person can act on.
     pub code: Code,
@@ -33,37 +34,47 @@ macro_rules! codes {
     ($($(#[doc = $doc:literal])+ $variant:ident = $text:literal, $cure:ident, $remedy:literal;)+) => {
         /// Stable failure codes. The text form is part of the API and never changes meaning.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
         #[non_exhaustive]
         pub enum Code {
             $($(#[doc = $doc])+ #[serde(rename = $text)] $variant,)+
+            /// A code that this build does not know: the other side is newer.
+            #[serde(rename = "unknown", other)]
+            Unknown,
         }
 
         impl Code {
-            /// Every code, for tables in documents and tests.
+            /// Every code that this build knows, for tables in documents and tests.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
             /// The stable text form.
             #[must_use]
             pub fn as_str(self) -> &'static str {
-                match self { $(Self::$variant => $text,)+ }
+                match self { $(Self::$variant => $text,)+ Self::Unknown => "unknown" }
             }
 
             /// What retrying can do about it.
             #[must_use]
             pub fn cure(self) -> Cure {
-                match self { $(Self::$variant => Cure::$cure,)+ }
+                match self { $(Self::$variant => Cure::$cure,)+ Self::Unknown => Cure::Retry }
             }
 
             /// The general remedy.
             #[must_use]
             pub fn remedy(self) -> &'static str {
-                match self { $(Self::$variant => $remedy,)+ }
+                match self {
+                    $(Self::$variant => $remedy,)+
+                    Self::Unknown => "Use the same version of kftray everywhere.",
+                }
             }
 
             /// The cause in general, from the code's documentation.
             #[must_use]
             pub fn cause(self) -> &'static str {
-                match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ }
+                match self {
+                    $(Self::$variant => concat!($($doc),+).trim_ascii(),)+
+                    Self::Unknown => "Another version of kftray knows it.",
+                }
             }
         }
     };
@@ -130,6 +141,28 @@ codes! {
     SpecInvalid = "spec_invalid", User, "Correct the entry at the place named.";
     /// This build does not serve forwards of this kind yet.
     Unsupported = "unsupported", User, "Leave the entry out, or use a later version.";
+
+    /// The request is not understood.
+    RequestInvalid = "request_invalid", User, "Correct the request; `GET /v1/openapi.json` describes it.";
+    /// The request is larger than the host takes.
+    RequestTooLarge = "request_too_large", User, "Send less at once.";
+    /// There is no such thing.
+    NotFound = "not_found", User, "List what there is, and use an id from the list.";
+    /// Somebody else has changed it meanwhile.
+    Conflict = "conflict", User, "Look at the present state, and repeat the change on it.";
+    /// The host belongs to another user of this machine.
+    PeerRefused = "peer_refused", User, "Use a host of your own: every user has one.";
+    /// The host serves as many clients as it can.
+    TooManyClients = "too_many_clients", Retry, "Close some of them.";
+    /// Host and client do not understand each other's protocol.
+    VersionMismatch = "version_mismatch", User, "Use the same version of kftray everywhere; `kftui host stop` ends an old host.";
+    /// No host runs and none can be started, or it does not answer.
+    HostUnreachable = "host_unreachable", User, "Run `kftui host` in a terminal to see why.";
+    /// The host is about to end.
+    HostEnding = "host_ending", Retry, "Connect again.";
+    /// The store cannot be read or written.
+    StoreFailed = "store_failed", User, "Check that the disk is not full and that the directory belongs to you.";
+
     /// A fault of this program.
     Internal = "internal", Retry, "Report it with the log.";
 }

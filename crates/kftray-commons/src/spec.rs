@@ -16,6 +16,7 @@ use crate::target::{ClusterRef, RemotePort, Target, TargetObject, WorkloadKind};
 
 /// Number of a forward among those that one owner keeps. Not an identity across machines or files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]
 pub struct ForwardId(pub u64);
 

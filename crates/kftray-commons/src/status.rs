@@ -9,6 +9,7 @@ use crate::problem::Problem;
 /// `Stopped -> Binding -> Resolving -> Ready <-> Recovering -> Stopping -> Stopped`, and `NeedsUser` for what retrying
 /// cannot cure.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "phase", rename_all = "snake_case")]
 pub enum Status {
     /// Not running.
@@ -69,6 +70,7 @@ impl Status {
 
 /// Counters of one forward since it was started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Counters {
     /// Bytes from local programs to the pod.
     pub bytes_up: u64,
