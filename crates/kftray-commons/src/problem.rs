@@ -162,6 +162,16 @@ codes! {
     HostEnding = "host_ending", Retry, "Connect again.";
     /// The store cannot be read or written.
     StoreFailed = "store_failed", User, "Check that the disk is not full and that the directory belongs to you.";
+    /// Another program holds the store's lock for longer than we wait.
+    StoreBusy = "store_busy", Retry, "Close the other program that uses kftray.db, and try again.";
+    /// The store was written by a later version, in a way that this one would damage.
+    StoreTooNew = "store_too_new", User, "Use that later version of kftray, or set KFTRAY_CONFIG to another directory.";
+    /// The store's file is damaged, or is no database of ours.
+    StoreDamaged = "store_damaged", User, "Put the file aside and restore a backup: kftray.db.backup-* in the same directory.";
+    /// The configuration directory cannot be used safely.
+    DirectoryRefused = "directory_refused", User, "Set KFTRAY_CONFIG to a directory that belongs to you alone.";
+    /// What shall be imported is no database or file that can be read.
+    ImportUnreadable = "import_unreadable", User, "Name a configs.db or a JSON export of kftray.";
 
     /// A fault of this program.
     Internal = "internal", Retry, "Report it with the log.";
