@@ -109,3 +109,14 @@ pub struct GroupList {
     /// By name.
     pub groups: Vec<GroupInfo>,
 }
+
+/// A change of one group: `PUT /v1/groups/{name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct GroupPut {
+    /// Configs to put into it; a config is in one group at most.
+    pub add: Vec<ForwardId>,
+    /// Configs to take out of it.
+    pub remove: Vec<ForwardId>,
+}

@@ -8,11 +8,13 @@
 mod action;
 mod cluster;
 mod config;
+mod doctor;
 mod error;
 mod forward;
 mod hello;
 mod import;
 mod lease;
+mod place;
 mod settings;
 mod state;
 
@@ -21,7 +23,11 @@ pub use cluster::{
     ContextInfo, ContextList, NamespaceList, PortInfo, PortList, ServiceInfo, ServiceList, WorkloadInfo,
     WorkloadList,
 };
-pub use config::{Config, ConfigList, ConfigPut, GroupInfo, GroupList, Summary};
+pub use config::{Config, ConfigList, ConfigPut, GroupInfo, GroupList, GroupPut, Summary};
+pub use doctor::{
+    ContextReport, DoctorReport, DoctorRequest, ForwardReport, Granted, Holder, LocalReport, LoginReport,
+    Need, Permission, PluginReport,
+};
 pub use error::{Error, status_of};
 pub use forward::{
     Ended, EndedBy, EndpointInfo, ForwardList, ForwardState, History, HistoryEntry, HistoryKind, Origin,
@@ -30,13 +36,14 @@ pub use forward::{
 pub use hello::{Hello, Mode, PROTOCOL, Versions};
 pub use import::{ImportFormat, ImportReport, ImportRequest, ImportedEntry, RefusedEntry};
 pub use lease::{Lease, LeaseId, LeaseRequest};
+pub use place::Place;
 pub use settings::{Settings, SettingsPatch};
 pub use state::{Change, Delta, Snapshot};
 
 /// Milliseconds since the Unix epoch.
 pub type Millis = u64;
 
-/// Name of the header and prefix of the path under which everything lives.
+/// Prefix of every path.
 pub const PREFIX: &str = "/v1";
 
 /// Ids of forwards without a config begin here; those of configs stay below. Exact in a JSON reader that knows only

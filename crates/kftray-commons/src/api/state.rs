@@ -4,12 +4,14 @@
 //! alive. The event id is `INSTANCE.SEQ`; a client that comes back with it in `Last-Event-ID` gets the deltas it missed, or
 //! a new snapshot where they are no longer known.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Config, ForwardState, Settings, Tally};
 use crate::spec::ForwardId;
 
-/// Everything at one moment.
+/// Everything at one moment. Cheap to clone: what did not change is shared.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(default)]
@@ -17,11 +19,11 @@ pub struct Snapshot {
     /// The last change that is in it.
     pub seq: u64,
     /// In order of their ids.
-    pub configs: Vec<Config>,
+    pub configs: Vec<Arc<Config>>,
     /// In order of their ids.
-    pub forwards: Vec<ForwardState>,
+    pub forwards: Vec<Arc<ForwardState>>,
     /// The settings.
-    pub settings: Settings,
+    pub settings: Arc<Settings>,
 }
 
 /// One change.
@@ -42,7 +44,7 @@ pub enum Change {
     /// A config is new or another.
     ConfigPut {
         /// It.
-        config: Box<Config>,
+        config: Arc<Config>,
     },
     /// A config is gone.
     ConfigGone {
@@ -52,7 +54,7 @@ pub enum Change {
     /// A forward is new or its state another.
     ForwardPut {
         /// It.
-        forward: Box<ForwardState>,
+        forward: Arc<ForwardState>,
     },
     /// A forward is gone.
     ForwardGone {
@@ -67,7 +69,7 @@ pub enum Change {
     /// The settings are others.
     SettingsPut {
         /// All of them.
-        settings: Box<Settings>,
+        settings: Arc<Settings>,
     },
     /// The host ends; the stream ends after this.
     HostEnding {
@@ -85,23 +87,24 @@ impl Snapshot {
         match &delta.change {
             Change::ConfigPut { config } => {
                 let place = self.configs.binary_search_by_key(&config.id, |known| known.id);
-                put(&mut self.configs, place, (**config).clone());
+                put(&mut self.configs, place, Arc::clone(config));
             }
             Change::ConfigGone { id } => self.configs.retain(|config| config.id != *id),
             Change::ForwardPut { forward } => {
                 let place = self.forwards.binary_search_by_key(&forward.id, |known| known.id);
-                put(&mut self.forwards, place, (**forward).clone());
+                put(&mut self.forwards, place, Arc::clone(forward));
             }
             Change::ForwardGone { id } => self.forwards.retain(|forward| forward.id != *id),
             Change::CountersPut { tallies } => {
                 for tally in tallies {
                     if let Some(forward) = self.forward_mut(tally.id) {
+                        let forward = Arc::make_mut(forward);
                         forward.counters = tally.counters;
                         forward.idle_limit_at = tally.idle_limit_at;
                     }
                 }
             }
-            Change::SettingsPut { settings } => self.settings = (**settings).clone(),
+            Change::SettingsPut { settings } => self.settings = Arc::clone(settings),
             Change::HostEnding { .. } | Change::Other => {}
         }
         self.seq = delta.seq;
@@ -109,17 +112,17 @@ impl Snapshot {
 
     /// The config of that id.
     #[must_use]
-    pub fn config(&self, id: ForwardId) -> Option<&Config> {
+    pub fn config(&self, id: ForwardId) -> Option<&Arc<Config>> {
         self.configs.binary_search_by_key(&id, |config| config.id).ok().map(|place| &self.configs[place])
     }
 
     /// The forward of that id.
     #[must_use]
-    pub fn forward(&self, id: ForwardId) -> Option<&ForwardState> {
+    pub fn forward(&self, id: ForwardId) -> Option<&Arc<ForwardState>> {
         self.forwards.binary_search_by_key(&id, |forward| forward.id).ok().map(|place| &self.forwards[place])
     }
 
-    fn forward_mut(&mut self, id: ForwardId) -> Option<&mut ForwardState> {
+    fn forward_mut(&mut self, id: ForwardId) -> Option<&mut Arc<ForwardState>> {
         let place = self.forwards.binary_search_by_key(&id, |forward| forward.id).ok()?;
         self.forwards.get_mut(place)
     }

@@ -29,7 +29,8 @@ fn forward(id: u64) -> ForwardState {
 #[test]
 fn a_change_applied_twice_is_applied_once() {
     let mut snapshot = Snapshot::default();
-    let put = |seq, id| Delta { seq, change: Change::ForwardPut { forward: Box::new(forward(id)) } };
+    let put =
+        |seq, id| Delta { seq, change: Change::ForwardPut { forward: std::sync::Arc::new(forward(id)) } };
     for delta in [put(1, 7), put(2, 3), put(2, 3), put(3, AD_HOC_IDS)] {
         snapshot.apply(&delta);
     }

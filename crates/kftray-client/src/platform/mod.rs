@@ -1,0 +1,13 @@
+//! The local socket of each operating system, with the same functions for each.
+
+#[cfg(unix)]
+mod unix;
+#[cfg(unix)]
+use unix as system;
+#[cfg(not(unix))]
+mod other;
+#[cfg(not(unix))]
+use other as system;
+
+pub use system::place;
+pub(crate) use system::{detach, open, private_directory};
