@@ -117,6 +117,8 @@ codes! {
     ClusterError = "cluster_error", Retry, "Wait, or ask the cluster's administrator; the forward recovers by itself.";
     /// The connection to the pod was lost.
     ConnectionLost = "connection_lost", Retry, "Nothing to do: the forward reconnects by itself.";
+    /// This machine's clock and the API server's differ so much that logins are refused.
+    ClockWrong = "clock_wrong", User, "Set this machine's clock; turn on time synchronisation.";
     /// No port-forward protocol could be agreed on with the API server.
     TransportRefused = "transport_refused", Retry, "A proxy or gateway may block upgrades; try another --transport.";
 
