@@ -17,7 +17,7 @@ use crate::listener::is_out_of_files;
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts until the forward stops, then lets the connections finish for the grace. Never ends before.
-pub(crate) async fn run(shared: Arc<Shared>, listener: TcpListener) {
+pub(crate) async fn run(shared: Arc<Shared>, listener: Arc<TcpListener>) {
     let mut connections = JoinSet::new();
     let mut stop = shared.about.stop_signal();
     // Set while accepting fails; said once.

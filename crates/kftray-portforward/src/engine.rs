@@ -39,7 +39,14 @@ impl Engine {
     /// Must be called inside a tokio runtime with I/O and time.
     #[must_use]
     pub fn start(&self, config: ForwardConfig) -> Forward {
-        Forward::start(Arc::clone(&self.shared), config)
+        self.start_with(config, Vec::new())
+    }
+
+    /// The same with listeners that are open already, those of [`Forward::listeners`] in another process: they are used
+    /// in place of new ones, whatever the configuration says about addresses and port. Without any, new ones are opened.
+    #[must_use]
+    pub fn start_with(&self, config: ForwardConfig, listeners: Vec<std::net::TcpListener>) -> Forward {
+        Forward::start(Arc::clone(&self.shared), config, listeners)
     }
 
     /// The machine woke up or changed network: every transport proves itself now, and nobody waits for a backoff.

@@ -1,10 +1,11 @@
 //! The handle of one forward. Everything the forward consists of hangs on it: dropping it ends all at once.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use kftray_commons::{Code, Counters, Problem, Status};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ use crate::config::ForwardConfig;
 use crate::counters::Tally;
 use crate::engine::Process;
 use crate::event::{Event, ReadyVia, Snapshot};
-use crate::supervisor;
+use crate::{listener, supervisor};
 
 /// Events kept for a receiver that is slow. A forward tells a few per change of state; only a storm of failed
 /// connections fills this, and then the newest matter.
@@ -52,15 +53,21 @@ pub(crate) struct About {
 struct Place {
     addresses: Vec<SocketAddr>,
     ready: Option<ReadyVia>,
+    /// The open listeners; they close with the tasks that accept on them.
+    sockets: Vec<Weak<TcpListener>>,
 }
 
 impl Forward {
-    pub(crate) fn start(process: Arc<Process>, config: ForwardConfig) -> Self {
+    pub(crate) fn start(
+        process: Arc<Process>,
+        config: ForwardConfig,
+        listeners: Vec<std::net::TcpListener>,
+    ) -> Self {
         let about = Arc::new(About::new(config));
         let first = about.events.subscribe();
         about.tell(Event::Status(Status::Binding));
         let mut tasks = JoinSet::new();
-        tasks.spawn(guard(process, Arc::clone(&about)));
+        tasks.spawn(guard(process, Arc::clone(&about), listeners));
         Self { about, first_events: Mutex::new(Some(first)), tasks: Mutex::new(tasks) }
     }
 
@@ -112,6 +119,28 @@ impl Forward {
             ready: place.ready.clone(),
             counters: self.counters(),
         }
+    }
+
+    /// Second handles of the open listeners, for another process ([`Engine::start_with`]): connections that come after
+    /// this forward has stopped wait in the system's backlog until the other one accepts them.
+    ///
+    /// # Errors
+    /// What the system says; on Windows always, where listeners cannot be handed over like that.
+    ///
+    /// [`Engine::start_with`]: crate::Engine::start_with
+    pub fn listeners(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        let open: Vec<_> = lock(&self.about.place).sockets.iter().filter_map(Weak::upgrade).collect();
+        open.iter().map(|socket| listener::duplicate(socket)).collect()
+    }
+
+    /// Stops accepting now, and lets connections that are open go on until they end, at most for `limit`. A stop that
+    /// comes first, or later, is not delayed by this.
+    pub async fn retire(&self, limit: Duration) {
+        self.about.stop.send_if_modified(|stop| stop.is_none() && stop.replace(limit).is_none());
+        let mut status = self.about.status.subscribe();
+        let stopped = status.wait_for(|status| matches!(status, Status::Stopped));
+        // Its own limit ends it; this one is for a task that hangs.
+        drop(tokio::time::timeout(limit + MAX_STOP, stopped).await);
     }
 
     /// Tries again now, whatever it waits for: a person has freed the port or logged in.
@@ -199,6 +228,10 @@ impl About {
         drop(self.events.send(event));
     }
 
+    pub(crate) fn set_sockets(&self, sockets: Vec<Weak<TcpListener>>) {
+        lock(&self.place).sockets = sockets;
+    }
+
     pub(crate) fn set_addresses(&self, addresses: Vec<SocketAddr>, notes: Vec<String>) {
         lock(&self.place).addresses.clone_from(&addresses);
         if !addresses.is_empty() {
@@ -215,9 +248,9 @@ impl About {
 }
 
 /// Runs the supervisor; its panic becomes the forward's status instead of the process's end.
-async fn guard(process: Arc<Process>, about: Arc<About>) {
+async fn guard(process: Arc<Process>, about: Arc<About>, listeners: Vec<std::net::TcpListener>) {
     let mut supervisor = JoinSet::new();
-    supervisor.spawn(supervisor::run(process, Arc::clone(&about)));
+    supervisor.spawn(supervisor::run(process, Arc::clone(&about), listeners));
     let Some(Err(error)) = supervisor.join_next().await else { return };
     if !error.is_panic() {
         return;

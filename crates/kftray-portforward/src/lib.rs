@@ -24,3 +24,4 @@ pub use config::{Balance, DEFAULT_HOLD, ForwardConfig, Limits, LocalAddress};
 pub use engine::Engine;
 pub use event::{Event, ReadyVia, Snapshot};
 pub use forward::Forward;
+pub use listener::probe;

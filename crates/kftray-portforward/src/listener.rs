@@ -53,6 +53,47 @@ pub(crate) async fn open(addresses: &[LocalAddress], port: Option<NonZeroU16>) -
     open_all(&places, port.get()).map_err(|refusal| refusal.tell())
 }
 
+/// Whether a forward could listen there now: opens everything as a start would and lets it go again.
+///
+/// # Errors
+/// What a start would say, with the port's owner where that can be found out.
+pub async fn probe(addresses: &[LocalAddress], port: Option<NonZeroU16>) -> Result<Vec<SocketAddr>, Problem> {
+    open(addresses, port).await.map(|opened| opened.addresses)
+}
+
+/// Takes listeners into use that were opened elsewhere. `None` if there are none, or the system does not have them.
+pub(crate) fn adopt(given: Vec<std::net::TcpListener>) -> Option<Listeners> {
+    let mut opened = Listeners { sockets: Vec::new(), addresses: Vec::new(), notes: Vec::new() };
+    for socket in given {
+        let adopted = socket.set_nonblocking(true).and_then(|()| TcpListener::from_std(socket));
+        let adopted = adopted.and_then(|socket| Ok((socket.local_addr()?, socket)));
+        match adopted {
+            Ok((address, socket)) => {
+                opened.addresses.push(address);
+                opened.sockets.push(socket);
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a listener that was handed over cannot be used");
+                return None;
+            }
+        }
+    }
+    (!opened.sockets.is_empty()).then_some(opened)
+}
+
+/// A second handle of an open listener.
+#[cfg(unix)]
+pub(crate) fn duplicate(socket: &TcpListener) -> io::Result<std::net::TcpListener> {
+    use std::os::fd::AsFd as _;
+    socket.as_fd().try_clone_to_owned().map(std::net::TcpListener::from)
+}
+
+/// A second handle of an open listener would be of no use to another process here.
+#[cfg(not(unix))]
+pub(crate) fn duplicate(_: &TcpListener) -> io::Result<std::net::TcpListener> {
+    Err(io::Error::from(io::ErrorKind::Unsupported))
+}
+
 /// The IP addresses that the configured ones mean, without doubles.
 async fn places(addresses: &[LocalAddress]) -> Result<Vec<Place>, Problem> {
     let localhost = [LocalAddress::Localhost];
@@ -266,6 +307,20 @@ mod tests {
         drop(client);
         drop(first);
         open(&[LocalAddress::Localhost], port(address)).await.expect("open again");
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_duplicate_keeps_what_waits_in_the_backlog() {
+        let mut first = open(&[LocalAddress::Ip(Ipv4Addr::LOCALHOST.into())], None).await.expect("open");
+        let second = duplicate(&first.sockets.remove(0)).expect("a second handle");
+        let address = second.local_addr().expect("bound");
+        // The first handle is closed; nobody accepts; the connection waits.
+        let _client = tokio::net::TcpStream::connect(address).await.expect("connect");
+        let adopted = adopt(vec![second]).expect("adopted");
+        assert_eq!(adopted.addresses, [address]);
+        adopted.sockets[0].accept().await.expect("it waited");
+        assert!(adopt(Vec::new()).is_none());
     }
 
     #[tokio::test]

@@ -29,12 +29,13 @@ use crate::machine::{Effect, Input, Machine};
 use crate::ports::{DialError, Endpoint, Resolution, Warm};
 
 /// Runs a forward from its start to the end of its last connection.
-pub(crate) async fn run(process: Arc<Process>, about: Arc<About>) {
+pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, given: Vec<std::net::TcpListener>) {
     let resolution = process.resolve.follow(&about.config.target, &about.config.remote_port);
     let directory = Directory::new(about.config.balance.clone());
     let shared = Arc::new(Shared { process, about, directory });
     let mut supervisor = Supervisor {
         shared,
+        given,
         machine: Machine::new(),
         binding: None,
         warming: None,
@@ -46,6 +47,8 @@ pub(crate) async fn run(process: Arc<Process>, about: Arc<About>) {
 
 struct Supervisor {
     shared: Arc<Shared>,
+    /// Open listeners from elsewhere, until they are taken into use.
+    given: Vec<std::net::TcpListener>,
     machine: Machine,
     binding: Option<BoxFuture<'static, Result<Listeners, Problem>>>,
     warming: Option<(Endpoint, BoxFuture<'static, Result<Warm, DialError>>)>,
@@ -126,10 +129,13 @@ impl Supervisor {
             match effect {
                 Effect::Bind => {
                     let config = self.shared.about.config.clone();
-                    self.binding =
-                        Some(Box::pin(
-                            async move { listener::open(&config.addresses, config.local_port).await },
-                        ));
+                    let given = std::mem::take(&mut self.given);
+                    self.binding = Some(Box::pin(async move {
+                        match listener::adopt(given) {
+                            Some(listeners) => Ok(listeners),
+                            None => listener::open(&config.addresses, config.local_port).await,
+                        }
+                    }));
                 }
                 Effect::Close => {
                     // Open listeners hear the stop themselves, at the same time as this task.
@@ -179,7 +185,9 @@ impl Supervisor {
         self.binding = None;
         match bound {
             Ok(listeners) => {
-                for socket in listeners.sockets {
+                let sockets: Vec<_> = listeners.sockets.into_iter().map(Arc::new).collect();
+                self.shared.about.set_sockets(sockets.iter().map(Arc::downgrade).collect());
+                for socket in sockets {
                     self.listeners.spawn(accept::run(Arc::clone(&self.shared), socket));
                 }
                 info!(forward = self.shared.about.config.name, addresses = ?listeners.addresses, "listening");
