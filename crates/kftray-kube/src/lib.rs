@@ -6,6 +6,8 @@
 mod cluster;
 mod config;
 mod connect;
+pub mod diagnose;
+pub mod discover;
 mod pool;
 mod ports;
 mod resolve;

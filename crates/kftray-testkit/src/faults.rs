@@ -81,6 +81,8 @@ pub(crate) struct FaultState {
     pub(crate) certificate: ServerCertificate,
     pub(crate) requests: Vec<RequestFault>,
     pub(crate) request_delay: Duration,
+    /// Seconds that the server's clock is ahead (behind if negative), as its `Date` headers tell it.
+    pub(crate) clock_ahead: i64,
     pub(crate) unauthorized: bool,
     /// Verbs and resources that nobody may any more.
     pub(crate) forbidden: Vec<(String, String)>,
@@ -261,6 +263,11 @@ impl Faults {
     /// Forgets all [`Faults::fail_requests`] and [`Faults::throttle_requests`].
     pub fn stop_failing_requests(&self) {
         self.set(|state| state.requests.clear());
+    }
+
+    /// The server's clock is so many seconds ahead (behind if negative), as its `Date` headers tell it.
+    pub fn clock_ahead(&self, seconds: i64) {
+        self.set(|state| state.clock_ahead = seconds);
     }
 
     /// Every answer takes this much longer.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::HeaderMap;
+use kftray_commons::api::LoginReport;
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::{ClusterId, Delivery, DialError};
 use kube::client::ClientBuilder;
@@ -116,6 +117,11 @@ impl Cluster {
     #[must_use]
     pub fn login(&self) -> String {
         self.credentials.describe()
+    }
+
+    /// The same in parts, with what the last fetch of it told.
+    pub(crate) fn login_report(&self) -> LoginReport {
+        self.credentials.report()
     }
 
     /// The context's namespace, else `default`.

@@ -102,6 +102,12 @@ impl Clusters {
         receiver
     }
 
+    /// The files that count for a path list, in order, there or not.
+    #[must_use]
+    pub fn kubeconfig_paths(&self, list: Option<&str>) -> Vec<PathBuf> {
+        kubeconfig_paths(list, &self.inner.environment)
+    }
+
     /// What was learned about transports, to be stored.
     #[must_use]
     pub fn transport_memory(&self) -> &TransportMemory {

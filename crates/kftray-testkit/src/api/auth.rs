@@ -52,6 +52,11 @@ impl Rule {
         self
     }
 
+    /// Verbs, resources, namespaces, names.
+    pub(crate) fn parts(&self) -> (&[String], &[String], &[String], &[String]) {
+        (&self.verbs, &self.resources, &self.namespaces, &self.names)
+    }
+
     fn allows(&self, verb: &str, asked: &Attributes) -> bool {
         let any = |list: &[String], value: &str| list.iter().any(|entry| entry == "*" || entry == value);
         any(&self.verbs, verb)
@@ -107,6 +112,10 @@ pub(crate) struct Auth {
 impl Auth {
     pub(crate) fn set_rules(&self, user: &str, rules: Vec<Rule>) {
         lock(&self.state).rules.insert(user.to_owned(), rules);
+    }
+
+    pub(crate) fn rules(&self, user: &str) -> Vec<Rule> {
+        lock(&self.state).rules.get(user).cloned().unwrap_or_default()
     }
 
     pub(crate) fn add_certificate(&self, user: &str, der: &[u8], valid: bool) {

@@ -6,6 +6,7 @@ pub(crate) mod connections;
 pub(crate) mod kinds;
 pub(crate) mod link;
 pub(crate) mod rest;
+pub(crate) mod reviews;
 pub(crate) mod selector;
 pub(crate) mod server;
 pub(crate) mod status;

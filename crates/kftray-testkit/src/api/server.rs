@@ -27,7 +27,7 @@ use super::connections::{Connection, Ending};
 use super::rest::{Attributes, Query};
 use super::status::Status;
 use super::watch::{Setup, Watch};
-use super::{link, rest};
+use super::{link, rest, reviews};
 use crate::cluster::Shared;
 use crate::faults::take_request_fault;
 use crate::portforward;
@@ -283,10 +283,20 @@ impl Exchange {
         if !delay.is_zero() {
             tokio::time::sleep(delay).await;
         }
-        match self.handle(request, &asked, &query).await {
+        let mut response = match self.handle(request, &asked, &query).await {
             Ok(response) => response,
             Err(status) => refuse(&status),
+        };
+        let ahead = self.shared.faults.borrow().clock_ahead;
+        if ahead != 0 {
+            let date = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(ahead);
+            // IMF-fixdate (RFC 9110, section 5.6.7).
+            let text = date.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+            if let Ok(value) = HeaderValue::try_from(text) {
+                response.headers_mut().insert(header::DATE, value);
+            }
         }
+        response
     }
 
     async fn handle(
@@ -310,6 +320,12 @@ impl Exchange {
                 return Err(Status::unauthorized());
             }
         };
+        if let Some(resource) = reviews::asked(&asked.path) {
+            let body = Limited::new(request.into_body(), MAX_BODY).collect().await;
+            let body = body.map_err(|error| Status::bad_request(error.to_string()))?.to_bytes();
+            let (code, answer) = shared.review(&user, resource, &body)?;
+            return Ok(object(code, &answer));
+        }
         let Some(kind) = asked.kind else {
             return rest::discover(&asked.path)
                 .map(|body| object(StatusCode::OK, &body))

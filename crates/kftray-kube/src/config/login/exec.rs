@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use kftray_commons::api::PluginReport;
 use kftray_commons::{Code, Problem};
 use kube::config::{ExecAuthCluster, ExecConfig, ExecInteractiveMode};
 use secrecy::SecretString;
@@ -107,6 +108,18 @@ impl ExecPlugin {
     /// The program's name as the kubeconfig writes it.
     pub(super) fn command(&self) -> &str {
         &self.command
+    }
+
+    /// For a doctor: names only, since values and arguments may be secret.
+    pub(super) fn report(&self, took: Option<Duration>) -> PluginReport {
+        let path = self.locate().ok().filter(|path| is_executable(path));
+        let names = self.config.env.iter().flatten().filter_map(|variable| variable.get("name"));
+        PluginReport {
+            command: self.command.clone(),
+            path: path.map(|path| path.display().to_string()),
+            variables: names.cloned().collect(),
+            took_ms: took.and_then(|took| u64::try_from(took.as_millis()).ok()),
+        }
     }
 
     /// Runs the plugin once. Dropping the future ends its whole process group.

@@ -47,6 +47,11 @@ impl ClientCertificate {
         Ok(Self { key: Arc::new(certified), summary })
     }
 
+    /// When it ends, where it can be read.
+    pub(crate) fn not_after(&self) -> Option<Timestamp> {
+        self.summary.as_ref()?.not_after
+    }
+
     /// For messages: whose it is, and whether it has expired.
     pub(crate) fn describe(&self, now: Timestamp) -> String {
         let Some(summary) = &self.summary else { return "client certificate".to_owned() };

@@ -18,6 +18,7 @@ use futures::FutureExt as _;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use http::HeaderValue;
 use jiff::Timestamp;
+use kftray_commons::api::LoginReport;
 use kftray_commons::{Code, Problem};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio::time::Instant;
@@ -76,6 +77,10 @@ struct Kept {
     until: Until,
     /// If it replaced a rejected one: when.
     renewed: Option<Instant>,
+    /// How long its source took.
+    took: Duration,
+    /// What it says of its end itself.
+    expiry: Option<Timestamp>,
 }
 
 /// When a login must be renewed.
@@ -124,6 +129,7 @@ struct Fetched {
     authorization: Option<HeaderValue>,
     certificate: Option<Arc<ClientCertificate>>,
     until: Until,
+    expiry: Option<Timestamp>,
 }
 
 impl Credentials {
@@ -228,6 +234,23 @@ impl Credentials {
         }
     }
 
+    /// For a doctor: what is known without asking the source, and nothing secret.
+    pub(crate) fn report(&self) -> LoginReport {
+        let (took, expiry) = {
+            let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = state.kept.as_ref();
+            (kept.map(|kept| kept.took), kept.and_then(|kept| kept.expiry))
+        };
+        let plugin = match &*self.source {
+            Source::Exec(plugin) => Some(plugin.report(took)),
+            Source::Fixed(_) | Source::TokenFile { .. } | Source::Provider(_) => None,
+        };
+        let end =
+            expiry.or_else(|| self.certificate.as_ref().and_then(|certificate| certificate.not_after()));
+        let expires_at = end.and_then(|end| u64::try_from(end.as_millisecond()).ok());
+        LoginReport { kind: self.describe(), plugin, expires_at }
+    }
+
     /// The fetch under way, or a new one.
     fn join(&self, state: &mut State) -> Fetch {
         if let Some(fetch) = state.under_way.as_ref().and_then(WeakShared::upgrade) {
@@ -238,7 +261,9 @@ impl Credentials {
         let (source, shared, fallback) =
             (Arc::clone(&self.source), Arc::clone(&self.state), self.certificate.clone());
         let fetch: Fetch = async move {
+            let begun = Instant::now();
             let fetched = source.fetch().await;
+            let took = begun.elapsed();
             let mut state = shared.lock().unwrap_or_else(PoisonError::into_inner);
             state.under_way = None;
             match fetched {
@@ -250,7 +275,8 @@ impl Credentials {
                     });
                     state.failed = None;
                     let renewed = std::mem::take(&mut state.rejected).then(Instant::now);
-                    state.kept = Some(Kept { login: Arc::clone(&login), until: fetched.until, renewed });
+                    let (until, expiry) = (fetched.until, fetched.expiry);
+                    state.kept = Some(Kept { login: Arc::clone(&login), until, renewed, took, expiry });
                     Ok(login)
                 }
                 Err(problem) => {
@@ -269,9 +295,12 @@ impl Credentials {
 impl Source {
     async fn fetch(&self) -> Result<Fetched, Problem> {
         match self {
-            Self::Fixed(value) => {
-                Ok(Fetched { authorization: value.clone(), certificate: None, until: Until::Forever })
-            }
+            Self::Fixed(value) => Ok(Fetched {
+                authorization: value.clone(),
+                certificate: None,
+                until: Until::Forever,
+                expiry: None,
+            }),
             Self::TokenFile { path, last } => {
                 let read = tokio::fs::read_to_string(path).await;
                 let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
@@ -292,7 +321,12 @@ impl Source {
                     Err(error) => tracing::warn!(path = %path.display(), %error, "the last token is used"),
                 }
                 let token = last.as_ref().map(bearer).transpose()?;
-                Ok(Fetched { authorization: token, certificate: None, until: Until::after(TOKEN_FILE) })
+                Ok(Fetched {
+                    authorization: token,
+                    certificate: None,
+                    until: Until::after(TOKEN_FILE),
+                    expiry: None,
+                })
             }
             Self::Exec(plugin) => {
                 let issued = plugin.run().await?;
@@ -300,12 +334,14 @@ impl Source {
                     authorization: issued.token.as_ref().map(bearer).transpose()?,
                     certificate: issued.certificate.map(Arc::new),
                     until: issued.expiry.map_or(Until::Forever, Until::before),
+                    expiry: issued.expiry,
                 })
             }
             Self::Provider(provider) => Ok(Fetched {
                 authorization: Some(provider.header().await?),
                 certificate: None,
                 until: Until::after(PROVIDER),
+                expiry: None,
             }),
         }
     }
