@@ -1,13 +1,12 @@
 //! One method per route.
 
-use std::fmt::Write as _;
-
 use http::Method;
 use kftray_commons::ForwardId;
 use kftray_commons::api::{
-    Action, ActionReport, ActionRequest, Config, ConfigList, ConfigPut, ContextList, ForwardList,
-    ForwardState, GroupList, GroupPut, Hello, History, ImportReport, ImportRequest, NamespaceList, PortList,
-    Selection, ServiceList, Settings, SettingsPatch, Snapshot, WorkloadList,
+    Action, ActionReport, ActionRequest, Config, ConfigList, ConfigPut, ContextList, DoctorReport,
+    DoctorRequest, ForwardList, ForwardState, GroupList, GroupPut, Hello, History, ImportReport,
+    ImportRequest, NamespaceList, PortList, Selection, ServiceList, Settings, SettingsPatch, Snapshot,
+    WorkloadList,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -41,9 +40,10 @@ fn query<'a>(path: &str, pairs: impl IntoIterator<Item = (&'a str, String)>) -> 
     let mut text = path.to_owned();
     for (index, (name, value)) in pairs.into_iter().enumerate() {
         let mark = if index == 0 { '?' } else { '&' };
-        let value = utf8_percent_encode(&value, QUERY);
-        // Writing to a String cannot fail.
-        let _: std::fmt::Result = write!(text, "{mark}{name}={value}");
+        text.push(mark);
+        text.push_str(name);
+        text.push('=');
+        text.extend(utf8_percent_encode(&value, QUERY));
     }
     text
 }
@@ -174,10 +174,9 @@ impl Client {
         self.send(Question::new(Method::PATCH, "/settings").with(patch)?).await
     }
 
-    /// The doctor's report; `arguments` are passed on as the query.
-    pub async fn doctor(&self, arguments: &[(&str, String)]) -> Result<Value> {
-        let path = query("/doctor", arguments.iter().cloned());
-        self.send(Question::new(Method::GET, path).patient()).await
+    /// The doctor's report.
+    pub async fn doctor(&self, request: &DoctorRequest) -> Result<DoctorReport> {
+        self.send(Question::new(Method::POST, "/doctor").with(request)?.patient()).await
     }
 
     /// Ends the host. What shall run comes back with the next one.

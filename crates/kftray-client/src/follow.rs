@@ -62,7 +62,6 @@ pub enum Link {
 
 /// The host's state as it changes. Also a stream, whose items are the newest state after each change: a reader that is
 /// slow misses states in between, never the last one.
-#[derive(Debug)]
 pub struct Follow {
     states: watch::Receiver<State>,
     next: Option<Pin<Box<Waiting>>>,
@@ -92,6 +91,12 @@ impl Follow {
             Ok(state) => state,
             Err(_) => std::future::pending().await,
         }
+    }
+}
+
+impl std::fmt::Debug for Follow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Follow").field("state", &*self.states.borrow()).finish_non_exhaustive()
     }
 }
 

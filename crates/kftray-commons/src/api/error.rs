@@ -19,7 +19,8 @@ pub struct Error {
     pub remedy: String,
     /// More for programs, by code: the present config with `conflict`, the list of faults with `spec_invalid`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub details: Option<Value>,
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<Object>))]
+    pub details: Option<Box<Value>>,
 }
 
 impl Error {
@@ -32,7 +33,7 @@ impl Error {
     /// The same with more for programs.
     #[must_use]
     pub fn with_details(mut self, details: Value) -> Self {
-        self.details = Some(details);
+        self.details = Some(Box::new(details));
         self
     }
 
