@@ -12,6 +12,7 @@ pub mod problem;
 pub mod selector;
 pub mod spec;
 pub mod status;
+pub mod store;
 pub mod tags;
 pub mod target;
 

@@ -60,6 +60,9 @@ pub enum TagFault {
 }
 
 impl Tags {
+    /// The key whose value is the name of the group that a forward belongs to.
+    pub const GROUP: &'static str = "group";
+
     /// No tags.
     #[must_use]
     pub fn new() -> Self {
@@ -94,6 +97,30 @@ impl Tags {
         }
         self.0.insert(key, value.to_owned());
         Ok(())
+    }
+
+    /// Adds one or replaces its value.
+    ///
+    /// # Errors
+    /// What is wrong with it; the tags are as before then.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), TagFault> {
+        let known = self.0.remove_entry(&key.trim().to_ascii_lowercase());
+        let result = self.insert(key, value);
+        if result.is_err() {
+            self.0.extend(known);
+        }
+        result
+    }
+
+    /// Removes one; its value, if it was there.
+    pub fn remove(&mut self, key: &str) -> Option<String> {
+        self.0.remove(&key.trim().to_ascii_lowercase())
+    }
+
+    /// The name of the group, if it belongs to one.
+    #[must_use]
+    pub fn group(&self) -> Option<&str> {
+        self.get(Self::GROUP).filter(|name| !name.is_empty())
     }
 
     /// Reads the text form of editors: `key=value, key2`; a key alone has an empty value.
@@ -170,6 +197,17 @@ mod tests {
             Err(TagFault::ValueTooLong { key: "k".into() })
         );
         assert_eq!(Tags::new().insert("k", &"é".repeat(128)), Ok(()));
+    }
+
+    #[test]
+    fn a_value_is_replaced_or_stays() {
+        let mut tags = Tags::from_text("group=a").expect("valid");
+        assert_eq!(tags.set("Group", "b"), Ok(()));
+        assert_eq!(tags.group(), Some("b"));
+        assert!(tags.set("group", "b,c").is_err());
+        assert_eq!(tags.group(), Some("b"));
+        assert_eq!(tags.remove("group").as_deref(), Some("b"));
+        assert_eq!((tags.group(), tags.is_empty()), (None, true));
     }
 
     #[test]

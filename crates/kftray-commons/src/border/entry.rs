@@ -72,7 +72,7 @@ pub(super) fn read(fields: &mut Fields<'_>, id: ForwardId, defaults: &Defaults) 
         id,
         alias: alias.clone(),
         cluster,
-        namespace: Some(namespace),
+        namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
         workload,
         protocol: protocol.unwrap_or_default(),
         listen,
@@ -165,7 +165,9 @@ fn object(fields: &mut Fields<'_>, names: &[&'static str], what: &str, example: 
 
 fn pods(text: String) -> Pods {
     if selector::looks_like(&text) {
-        return Pods::Selector(text);
+        // A comma behind a single key says that it is a selector, and nothing else.
+        let selector = text.strip_suffix(',').map_or(text.as_str(), str::trim_end);
+        return Pods::Selector(selector.to_owned());
     }
     let name = ["pod/", "pods/", "po/"].iter().find_map(|prefix| text.strip_prefix(prefix));
     Pods::Name(name.map_or(text.clone(), str::to_owned))

@@ -251,6 +251,11 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Whether this version knows a field of that name.
+pub(super) fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name)
+}
+
 /// Digits only, or a number such as `8080.0` or `8e3` that is whole all the same.
 fn whole(text: &str) -> Option<u64> {
     /// 2^53: above it a double no longer tells neighbours apart.

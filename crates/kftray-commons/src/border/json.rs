@@ -63,6 +63,22 @@ impl Value {
     }
 }
 
+impl Node {
+    /// The value without its places. A number keeps its digits as far as JSON readers agree on them.
+    pub(super) fn plain(&self) -> serde_json::Value {
+        match &self.value {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(flag) => (*flag).into(),
+            Value::Number(text) => serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into()),
+            Value::Text(text) => text.as_str().into(),
+            Value::List(nodes) => nodes.iter().map(Self::plain).collect(),
+            Value::Object(members) => {
+                members.iter().map(|member| (member.key.clone(), member.node.plain())).collect()
+            }
+        }
+    }
+}
+
 /// Turns offsets into places.
 #[derive(Debug)]
 pub(super) struct Lines<'a> {

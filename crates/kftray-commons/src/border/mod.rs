@@ -15,19 +15,25 @@
 //! | `target` | a pod's name, or a label selector if it looks like one |
 //! | no namespace, protocol, workload type | `default`, `tcp`, `service` |
 //! | no context, `@current` | whatever the kubeconfig's current context is |
-//! | a field nobody knows | a warning with the field that was probably meant |
+//! | a field nobody knows | a warning with the field that was probably meant; kept in [`Entry::extra`] |
+//!
+//! [`object`] is the way back, [`compatible`] the same for the reference.
 
 mod address;
 mod entry;
 mod fields;
 mod json;
+mod write;
 
 use std::fmt;
 
+use serde_json::{Map, Value};
+
 use crate::problem::{Code, Problem};
-use crate::spec::{ForwardId, ForwardSpec};
+use crate::spec::{ForwardId, ForwardSpec, Workload};
 
 pub use address::{RemoteAddress, remote_address};
+pub use write::{Compatible, compatible, object};
 
 /// A place in a text; both count from 1, the column in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -41,7 +47,7 @@ pub struct Place {
 /// What an entry gets where it says nothing itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Defaults {
-    /// Namespace.
+    /// Namespace; empty leaves the choice to the context.
     pub namespace: String,
     /// Context; `None` follows the current one.
     pub context: Option<String>,
@@ -49,6 +55,14 @@ pub struct Defaults {
     pub kubeconfig: Option<String>,
     /// Where to listen; never empty.
     pub hosts: Vec<String>,
+}
+
+impl Defaults {
+    /// Decides nothing for an entry that says nothing: for what [`object`] wrote.
+    #[must_use]
+    pub fn open() -> Self {
+        Self { namespace: String::new(), ..Self::default() }
+    }
 }
 
 impl Default for Defaults {
@@ -80,6 +94,8 @@ pub struct Entry {
     pub place: Place,
     /// The forward, or why it is none.
     pub result: Result<ForwardSpec, EntryFault>,
+    /// The fields that this version has no use for, as they were.
+    pub extra: Map<String, Value>,
     /// What was read but not used.
     pub warnings: Vec<Warning>,
 }
@@ -156,6 +172,21 @@ pub fn import(text: &str, defaults: &Defaults) -> Import {
     Import { entries, warnings: document.warnings }
 }
 
+/// Reads one entry that is already an object; places in faults count in its compact text.
+#[must_use]
+pub fn read_object(entry: &Map<String, Value>, id: ForwardId, defaults: &Defaults) -> Entry {
+    let text = serde_json::to_string(entry).unwrap_or_default();
+    let lines = json::Lines::of(&text);
+    let node = json::read(&text, &lines).entries.into_iter().next();
+    let remedy = "Write {\"service\": \"web\", \"remote_port\": 80}.";
+    let nothing = || Err(json::SyntaxFault { at: 0, message: "there is no entry".to_owned(), remedy });
+    let mut entry = one(node.unwrap_or_else(nothing), 1, &lines, defaults);
+    if let Ok(spec) = &mut entry.result {
+        spec.id = id;
+    }
+    entry
+}
+
 fn one(
     read: Result<json::Node, json::SyntaxFault>,
     number: usize,
@@ -170,6 +201,7 @@ fn one(
             alias: None,
             faults: vec![Fault { place: lines.place(at), field: None, message, remedy: remedy.to_owned() }],
         }),
+        extra: Map::new(),
         warnings: Vec::new(),
     };
     match read {
@@ -178,13 +210,23 @@ fn one(
             let place = lines.place(at);
             let mut fields = fields::Fields::new(&members, at, lines);
             let spec = entry::read(&mut fields, ForwardId(number as u64), defaults);
+            // The reference names a pod's host after its `service`; to us it says nothing where there is a target.
+            let service = fields.node("target").and_then(|_| fields.node("service")).map(json::Node::plain);
             let (faults, warnings) = fields.finish();
             let alias = spec.alias;
             let result = match spec.spec {
                 Some(spec) if faults.is_empty() => Ok(spec),
                 Some(_) | None => Err(EntryFault { entry: number, alias, faults }),
             };
-            Entry { number, place, result, warnings }
+            let unknown = members.iter().filter(|member| !fields::is_known(&member.key));
+            let mut extra: Map<String, Value> =
+                unknown.map(|member| (member.key.clone(), member.node.plain())).collect();
+            if let (Some(service), Ok(ForwardSpec { workload: Workload::Pod { .. }, .. })) =
+                (service, &result)
+            {
+                extra.insert("service".to_owned(), service);
+            }
+            Entry { number, place, result, extra, warnings }
         }
         Ok(node) => {
             let message = format!("expected an entry in braces, found {}", node.value.kind());

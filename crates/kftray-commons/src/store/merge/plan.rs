@@ -1,0 +1,245 @@
+//! Who is meant: pure, without the file.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU16;
+
+use super::super::configs::{Draft, StoredConfig};
+use super::Incoming;
+use crate::border::Defaults;
+use crate::spec::{ForwardSpec, LocalPort, Pods, Protocol, Workload};
+use crate::target::ContextRef;
+
+/// What becomes of an entry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Step {
+    /// It means none of the stored ones.
+    Add,
+    /// It means this one, which shall be `draft` then.
+    Match { stored: usize, draft: Box<Draft> },
+    /// It could mean any of these, or others could mean the same one.
+    Conflict { candidates: Vec<usize> },
+    /// A later entry of the source says the same.
+    Superseded { by: usize },
+}
+
+/// What becomes of all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Plan {
+    /// One for each entry.
+    pub(super) steps: Vec<Step>,
+    /// The stored ones that no entry means or could mean, and that this version can read.
+    pub(super) untouched: Vec<usize>,
+}
+
+/// What has to be equal in any case.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Core<'a> {
+    kubeconfig: Option<&'a str>,
+    context: &'a ContextRef,
+    namespace: &'a str,
+    protocol: Protocol,
+    kind: &'static str,
+    name: String,
+}
+
+/// How well two specs with the same core fit; greater is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    fit: Fit,
+    same_hosts: bool,
+    same_alias: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// One of the two ports is another.
+    OnePort,
+    /// The same alias, given by a person.
+    Alias,
+    /// The same remote port, and one of them leaves the local one open.
+    OpenLocalPort,
+    /// The same ports.
+    Ports,
+}
+
+/// Decides for all entries at once, so that none takes what fits another one better.
+pub(super) fn plan(stored: &[StoredConfig], incoming: &[Incoming]) -> Plan {
+    let specs: Vec<Option<&ForwardSpec>> = stored.iter().map(|config| config.spec.as_ref().ok()).collect();
+    let mut by_core: HashMap<Core<'_>, Vec<usize>> = HashMap::new();
+    for (at, spec) in specs.iter().enumerate() {
+        if let Some(spec) = spec {
+            by_core.entry(Core::of(spec)).or_default().push(at);
+        }
+    }
+    let mut steps: Vec<Option<Step>> = superseded(incoming);
+    let mut pairs: Vec<(Rank, usize, usize)> = Vec::new();
+    for (number, entry) in incoming.iter().enumerate().filter(|(number, _)| steps[*number].is_none()) {
+        for at in by_core.get(&Core::of(&entry.draft.spec)).into_iter().flatten() {
+            let rank = specs[*at].and_then(|spec| rank(spec, &entry.draft.spec));
+            pairs.extend(rank.map(|rank| (rank, *at, number)));
+        }
+    }
+    let mut taken = vec![false; stored.len()];
+    let ranks: BTreeSet<Rank> = pairs.iter().map(|(rank, _, _)| *rank).collect();
+    for rank in ranks.into_iter().rev() {
+        let of_rank = pairs.iter().filter(|(found, _, _)| *found == rank);
+        let free: Vec<(usize, usize)> = of_rank
+            .filter(|(_, at, number)| !taken[*at] && steps[*number].is_none())
+            .map(|(_, at, number)| (*at, *number))
+            .collect();
+        settle(rank, &free, stored, incoming, &mut steps, &mut taken);
+    }
+    let untouched = (0..stored.len()).filter(|at| !taken[*at] && specs[*at].is_some()).collect();
+    Plan { steps: steps.into_iter().map(|step| step.unwrap_or(Step::Add)).collect(), untouched }
+}
+
+/// Settles the pairs of one rank.
+fn settle(
+    rank: Rank,
+    free: &[(usize, usize)],
+    stored: &[StoredConfig],
+    incoming: &[Incoming],
+    steps: &mut [Option<Step>],
+    taken: &mut [bool],
+) {
+    let candidates = |number: usize| free.iter().filter(move |pair| pair.1 == number).map(|pair| pair.0);
+    let rivals = |at: usize| free.iter().filter(|pair| pair.0 == at).count();
+    let numbers: BTreeSet<usize> = free.iter().map(|pair| pair.1).collect();
+    let mut contested = Vec::new();
+    for number in numbers {
+        let all: Vec<usize> = candidates(number).collect();
+        // Copies of one another at the same place: whichever, the older one.
+        let copies = rank.fit == Fit::Ports && rank.same_hosts;
+        let choice = match all.as_slice() {
+            [one] if rivals(*one) == 1 => Some(*one),
+            several if copies => several.iter().copied().find(|at| !taken[*at]),
+            _ => None,
+        };
+        steps[number] = match choice {
+            Some(at) => {
+                taken[at] = true;
+                let draft = stored[at].draft().map(|before| combined(&before, &incoming[number].draft));
+                draft.map(|draft| Step::Match { stored: at, draft: Box::new(draft) })
+            }
+            None if copies => None,
+            None => {
+                contested.extend(all.iter().copied());
+                Some(Step::Conflict { candidates: all })
+            }
+        };
+    }
+    // Given to nobody, and not free for a worse fit.
+    for at in contested {
+        taken[at] = true;
+    }
+}
+
+/// Entries of one source that say the same thing: the last one counts, as in the reference.
+fn superseded(incoming: &[Incoming]) -> Vec<Option<Step>> {
+    let mut last = HashMap::new();
+    let mut steps = vec![None; incoming.len()];
+    for (number, entry) in incoming.iter().enumerate() {
+        let spec = &entry.draft.spec;
+        let local = local_port(spec);
+        // Two that may choose any local port are two if a person gave them two names.
+        let alias = if local.is_none() { given_alias(spec) } else { None };
+        let key = (Core::of(spec), local, remote_port(spec), spec.listen.hosts.clone(), alias);
+        if let Some(earlier) = last.insert(key, number) {
+            steps[earlier] = Some(Step::Superseded { by: number });
+        }
+    }
+    steps
+}
+
+fn rank(stored: &ForwardSpec, incoming: &ForwardSpec) -> Option<Rank> {
+    let same_hosts = stored.listen.hosts == incoming.listen.hosts;
+    let (one, other) = (given_alias(stored), given_alias(incoming));
+    let same_alias = one.is_some() && one == other;
+    let names_differ = one.is_some() && other.is_some() && !same_alias;
+    let same_remote = remote_port(stored) == remote_port(incoming);
+    let (here, there) = (local_port(stored), local_port(incoming));
+    let fit = if same_remote && here == there && !(names_differ && (here.is_none() || !same_hosts)) {
+        Fit::Ports
+    } else if same_remote && here.is_some() != there.is_some() && !names_differ {
+        Fit::OpenLocalPort
+    } else if same_alias {
+        Fit::Alias
+    } else if !names_differ && (same_remote || (here.is_some() && here == there && same_hosts)) {
+        Fit::OnePort
+    } else {
+        return None;
+    };
+    Some(Rank { fit, same_hosts, same_alias })
+}
+
+/// The entry, with what it leaves open as it was.
+fn combined(before: &Draft, entry: &Draft) -> Draft {
+    let mut draft = entry.clone();
+    draft.spec.id = before.spec.id;
+    if draft.spec.alias.is_none() {
+        draft.spec.alias.clone_from(&before.spec.alias);
+    }
+    if draft.spec.listen.port == LocalPort::Random {
+        draft.spec.listen.port = before.spec.listen.port;
+    }
+    // Where the context chooses, the word that a reader fills in for nothing is no other choice.
+    if before.spec.namespace.is_none()
+        && draft.spec.namespace.as_deref() == Some(&Defaults::default().namespace)
+    {
+        draft.spec.namespace = None;
+    }
+    for (name, value) in &before.extra {
+        draft.extra.entry(name.clone()).or_insert_with(|| value.clone());
+    }
+    draft
+}
+
+impl<'a> Core<'a> {
+    fn of(spec: &'a ForwardSpec) -> Self {
+        let name = match &spec.workload {
+            Workload::Service { name, .. } | Workload::Owner { name, .. } => name.clone(),
+            Workload::Pod { pods: Pods::Name(name), .. } => format!("pod/{name}"),
+            Workload::Pod { pods: Pods::Selector(selector), .. } => selector.clone(),
+            Workload::Proxy { host, .. } => host.to_ascii_lowercase(),
+            Workload::Expose(_) => spec.alias.clone().unwrap_or_default(),
+        };
+        Self {
+            kubeconfig: spec.cluster.kubeconfig.as_deref(),
+            context: &spec.cluster.context,
+            // The reference has no forward without a namespace; what the context chooses is mostly this one.
+            namespace: spec.namespace.as_deref().unwrap_or("default"),
+            protocol: spec.protocol,
+            kind: spec.workload.kind(),
+            name,
+        }
+    }
+}
+
+fn local_port(spec: &ForwardSpec) -> Option<NonZeroU16> {
+    match (&spec.workload, spec.listen.port) {
+        (Workload::Expose(expose), _) => Some(expose.local_port),
+        (_, LocalPort::Fixed(port)) => Some(port),
+        (_, LocalPort::Random) => None,
+    }
+}
+
+fn remote_port(spec: &ForwardSpec) -> String {
+    match &spec.workload {
+        Workload::Service { port, .. } | Workload::Pod { port, .. } | Workload::Owner { port, .. } => {
+            port.to_string()
+        }
+        Workload::Proxy { port, .. } => port.to_string(),
+        Workload::Expose(_) => String::new(),
+    }
+}
+
+/// The alias, unless it is one that the reference makes up from kind, protocol and port (`service-tcp-8080`).
+fn given_alias(spec: &ForwardSpec) -> Option<&str> {
+    let alias = spec.alias.as_deref()?;
+    let mut parts = alias.split('-');
+    let kind = parts.next().is_some_and(|kind| ["service", "pod", "proxy", "expose"].contains(&kind));
+    let protocol = parts.next().is_some_and(|protocol| ["tcp", "udp"].contains(&protocol));
+    let port = parts.next().is_some_and(|port| port.parse::<u16>().is_ok());
+    let made_up = kind && protocol && port && parts.next().is_none();
+    (!made_up).then_some(alias)
+}

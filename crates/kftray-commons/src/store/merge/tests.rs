@@ -1,0 +1,1 @@
+//! Rules of the merge, case by case.
