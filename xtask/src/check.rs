@@ -65,7 +65,8 @@ fn gofmt() -> Result<()> {
 }
 
 /// Where platform code may be: modules that offer the same functions for each system, so that nobody else needs to know which it is.
-const PLATFORM_MODULES: [&str; 11] = [
+const PLATFORM_MODULES: [&str; 12] = [
+    "crates/kftray-commons/src/store/platform.rs",
     "crates/kftray-portforward/src/platform/",
     // Addresses and options of listening sockets.
     "crates/kftray-portforward/src/listener.rs",
