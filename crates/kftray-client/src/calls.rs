@@ -4,9 +4,9 @@ use http::Method;
 use kftray_commons::ForwardId;
 use kftray_commons::api::{
     Action, ActionReport, ActionRequest, Config, ConfigList, ConfigPut, ContextList, DoctorReport,
-    DoctorRequest, ForwardList, ForwardState, GroupList, GroupPut, Hello, History, ImportReport,
-    ImportRequest, NamespaceList, PortList, Selection, ServiceList, Settings, SettingsPatch, Snapshot,
-    WorkloadList,
+    DoctorRequest, ExportReport, ExportRequest, ForwardList, ForwardState, GroupList, GroupPut, Hello,
+    History, ImportReport, ImportRequest, NamespaceList, PortList, Selection, ServiceList, Settings,
+    SettingsPatch, Snapshot, WorkloadList,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
@@ -91,11 +91,9 @@ impl Client {
         self.send(Question::new(Method::POST, "/configs/import").with(request)?.patient()).await
     }
 
-    /// The selected configs as the JSON list that the reference reads; an empty selection is all.
-    pub async fn export(&self, selection: &Selection) -> Result<String> {
-        let answer =
-            ask(&self.place, Question::new(Method::POST, "/configs/export").with(selection)?).await?;
-        Ok(String::from_utf8_lossy(&answer.bytes().await?).into_owned())
+    /// Configs as a text.
+    pub async fn export(&self, request: &ExportRequest) -> Result<ExportReport> {
+        self.send(Question::new(Method::POST, "/configs/export").with(request)?).await
     }
 
     /// What runs, or has run since the host started.

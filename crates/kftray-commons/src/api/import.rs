@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::Selection;
 use crate::problem::Problem;
 use crate::spec::ForwardId;
 
@@ -21,6 +22,8 @@ pub struct ImportRequest {
     pub dry_run: bool,
     /// Remove the configs that are not in it.
     pub replace: bool,
+    /// Leave configs that are there already as they are.
+    pub only_new: bool,
 }
 
 /// What a text is.
@@ -84,4 +87,43 @@ pub struct RefusedEntry {
     pub alias: Option<String>,
     /// What is wrong, with line and column.
     pub problems: Vec<Problem>,
+}
+
+/// Which configs shall be written as a text, and for whom.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct ExportRequest {
+    /// Which; nothing said means all.
+    #[serde(flatten)]
+    pub selection: Selection,
+    /// For whom.
+    pub form: ExportForm,
+}
+
+/// For whom configs are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(rename_all = "snake_case")]
+pub enum ExportForm {
+    /// For this program: everything.
+    #[default]
+    Own,
+    /// For the reference, whose importer refuses a whole list for one entry that it does not understand.
+    Reference,
+}
+
+/// Configs as a text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
+#[serde(default)]
+pub struct ExportReport {
+    /// A JSON list.
+    pub text: String,
+    /// How many configs are in it.
+    pub count: usize,
+    /// Those that had to be left out, one sentence each.
+    pub left_out: Vec<String>,
+    /// What means something else to the reader, one sentence each.
+    pub warnings: Vec<String>,
 }

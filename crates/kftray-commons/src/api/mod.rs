@@ -34,7 +34,10 @@ pub use forward::{
     PodCondition, ReadyVia, Tally,
 };
 pub use hello::{Hello, Mode, PROTOCOL, Versions};
-pub use import::{ImportFormat, ImportReport, ImportRequest, ImportedEntry, RefusedEntry};
+pub use import::{
+    ExportForm, ExportReport, ExportRequest, ImportFormat, ImportReport, ImportRequest, ImportedEntry,
+    RefusedEntry,
+};
 pub use lease::{Lease, LeaseId, LeaseRequest};
 pub use place::Place;
 pub use settings::{Settings, SettingsPatch};
