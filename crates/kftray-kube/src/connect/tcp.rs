@@ -20,9 +20,10 @@ const KEEPALIVE_COUNT: u32 = 3;
 /// Unacknowledged data kills a connection for requests and watches after this, instead of after the system's quarter of an
 /// hour.
 pub(crate) const REQUEST_STALL: Duration = Duration::from_secs(15);
-/// The same for a session's carrier. Linux counts a closed window as unacknowledged too, and a pod that reads slowly closes
-/// it; the session's own PING finds a black hole sooner.
-pub(crate) const CARRIER_STALL: Duration = Duration::from_secs(30);
+/// The same for a session's carrier. Linux counts a closed window as unacknowledged too, and one program that does not read
+/// (a person at a breakpoint) closes it for all connections of the session; so this is as long as the session itself is patient
+/// with a blocked server. New connections go to another session meanwhile, and black holes are found by PING.
+pub(crate) const CARRIER_STALL: Duration = Duration::from_secs(300);
 
 /// Opens a connection to a name or address. `stall`: how long sent data may stay unacknowledged (Linux only).
 ///

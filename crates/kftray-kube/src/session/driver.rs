@@ -15,7 +15,7 @@ use kftray_commons::{Code, Problem};
 use kftray_spdy::frame::Frame;
 use tokio::time::{Instant, Sleep};
 
-use super::limits::{PING_IDLE, PING_UNANSWERED, READ_BATCH};
+use super::limits::{PING_IDLE, PING_UNANSWERED, READ_BATCH, TLS_RECORD};
 use super::state::{Batch, Placement};
 use super::wire::Wire;
 use super::{Observer, Shared};
@@ -52,6 +52,15 @@ struct Intake {
     /// The batch was full before the carrier was empty.
     more: bool,
     failure: Option<Problem>,
+    /// The failure was the write of a batch of which certainly nothing arrived.
+    unwritten: bool,
+}
+
+/// Why a batch could not be written.
+struct WriteFailure {
+    problem: Problem,
+    /// Certainly nothing of it arrived.
+    unwritten: bool,
 }
 
 impl Driver {
@@ -120,6 +129,9 @@ impl Driver {
             state.frame(now, frame);
         }
         if let Some(problem) = &intake.failure {
+            if intake.unwritten {
+                state.unwritten();
+            }
             state.lose(problem);
         }
         let backlog = self.output.is_pending();
@@ -241,11 +253,12 @@ impl Future for Driver {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let this = self.get_mut();
-        let mut write_failed = None;
+        let mut write_failed: Option<WriteFailure> = None;
         loop {
             let mut intake = this.read(cx);
-            if let Some(problem) = write_failed.take() {
+            if let Some(WriteFailure { problem, unwritten }) = write_failed.take() {
                 intake.failure.get_or_insert(problem);
+                intake.unwritten = unwritten;
             }
             // What was blocked goes first; if it still is, nothing new is taken out.
             if intake.failure.is_none()
@@ -261,9 +274,12 @@ impl Future for Driver {
             if turn.write {
                 let begin = this.wire.encode(&mut this.batch, &mut this.output.bytes);
                 this.output.written = begin;
-                match this.output.poll_write(cx, &mut *this.io) {
-                    Poll::Ready(Err(error)) => write_failed = Some(broken(&error)),
-                    Poll::Ready(Ok(())) | Poll::Pending => {}
+                if let Poll::Ready(Err(error)) = this.output.poll_write(cx, &mut *this.io) {
+                    // Within one TLS record: either all of it was handed to the system or the other end cannot read it.
+                    let unwritten = this.output.written == begin
+                        && this.output.bytes.len() - begin <= TLS_RECORD
+                        && !this.output.unflushed;
+                    write_failed = Some(WriteFailure { problem: broken(&error), unwritten });
                 }
                 continue;
             }

@@ -17,6 +17,9 @@ pub(super) const READ_BATCH: usize = 256 * KIB;
 /// At this size a pinned buffer is at most eight times what the budget counts, and a copy costs less than a microsecond.
 pub(super) const COPY_BELOW: usize = 8 * KIB;
 
+/// Plaintext of one TLS record (RFC 8446, section 5.1).
+pub(super) const TLS_RECORD: usize = 16 * KIB;
+
 /// Payload of a DATA frame that we send: what Go's `io.Copy` uses. The server queues 50 *frames* per worker, so larger
 /// ones enlarge its buffers.
 pub(super) const SLICE: usize = 32 * KIB;
@@ -66,7 +69,7 @@ pub(super) const OVERSLEPT: Duration = Duration::from_secs(1);
 /// them. Two DATA frames; requests and handshakes stay below.
 pub(super) const LARGE_UPLOAD: u64 = 2 * SLICE as u64;
 /// A blocked session is given up after this long without a byte from the server, if the carrier's own time limits
-/// (TCP_USER_TIMEOUT, keepalive) did not end it before. Long enough for a person at a breakpoint.
+/// (TCP_USER_TIMEOUT, the same length) did not end it before. Long enough for a person at a breakpoint.
 pub(super) const CONGESTED_LIMIT: Duration = Duration::from_secs(300);
 
 /// On a session that has heard nothing for this long a new connection withholds the client's bytes until it hears
@@ -77,6 +80,10 @@ pub(crate) const DOUBT_LIMIT: Duration = Duration::from_secs(1);
 /// How long it listens before the replacement is dialled in parallel; two round trips if that is more. Below it most
 /// answers have come, and moving must be done within three seconds.
 pub(crate) const DOUBT_HEDGE: Duration = Duration::from_millis(250);
+
+/// Time for the answer to the opening of a stream, while the session itself answers: what kubectl grants
+/// (`spdystream`'s creation timeout). A runtime under load may take seconds; one that never answers has lost the stream.
+pub(super) const OPEN_ANSWER: Duration = Duration::from_secs(30);
 
 /// Time for the error stream to end after the data stream did. The runtime ends the error stream first, so this is for
 /// exotic servers only, and must not be felt by a client that waits for the end of file.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::budget::Budget;
 use super::limits::{
-    BATCH_BYTES, BATCH_FRAMES, DOUBT_AFTER, SESSION_QUEUE, SLICE, STREAM_BUDGET, STREAM_QUEUE,
+    BATCH_BYTES, BATCH_FRAMES, DOUBT_AFTER, OPEN_ANSWER, SESSION_QUEUE, SLICE, STREAM_BUDGET, STREAM_QUEUE,
 };
 use super::liveness::Liveness;
 use super::stream::{Crossing, End, Local, Stream};
@@ -71,6 +71,8 @@ pub(super) struct State {
     timers: BTreeSet<(Instant, PairId)>,
     /// Opened, but the SYN is still in `control`.
     unsent: Vec<PairId>,
+    /// The SYN is in the batch that is being written.
+    writing: Vec<PairId>,
     /// Streams whose first bytes wait until something is heard.
     gated: Vec<PairId>,
     pub(super) life: Liveness,
@@ -107,6 +109,7 @@ impl State {
             round: VecDeque::new(),
             timers: BTreeSet::new(),
             unsent: Vec::new(),
+            writing: Vec::new(),
             gated: Vec::new(),
             life: Liveness::new(now),
             received: 0,
@@ -210,6 +213,7 @@ impl State {
         }
         self.streams.insert(pair, stream);
         self.unsent.push(pair);
+        self.arm(pair, now + OPEN_ANSWER);
         self.wake_driver();
         Ok(pair)
     }
@@ -343,6 +347,7 @@ impl State {
         }
         if !stream.on_wire {
             self.unsent.retain(|other| *other != pair);
+            self.writing.retain(|other| *other != pair);
         }
     }
 
@@ -351,11 +356,8 @@ impl State {
     /// Takes out what is to be written next; false if there is nothing.
     pub(super) fn drain(&mut self, now: Instant, batch: &mut Batch) -> bool {
         std::mem::swap(&mut self.control, &mut batch.control);
-        for pair in self.unsent.drain(..) {
-            if let Some(stream) = self.streams.get_mut(&pair) {
-                stream.on_wire = true;
-            }
-        }
+        self.written();
+        std::mem::swap(&mut self.unsent, &mut self.writing);
         let (mut frames, mut bytes) = (0, 0);
         while frames < BATCH_FRAMES && bytes < BATCH_BYTES {
             let Some(pair) = self.round.pop_front() else { break };
@@ -384,6 +386,20 @@ impl State {
         !batch.control.is_empty() || !batch.items.is_empty()
     }
 
+    /// The batch that was taken out last has gone to the carrier, or a part of it.
+    fn written(&mut self) {
+        for pair in self.writing.drain(..) {
+            if let Some(stream) = self.streams.get_mut(&pair) {
+                stream.on_wire = true;
+            }
+        }
+    }
+
+    /// Of the batch that was taken out last certainly nothing has arrived.
+    pub(super) fn unwritten(&mut self) {
+        self.writing.clear();
+    }
+
     fn wake_driver(&mut self) {
         if let Some(driver) = self.driver.take() {
             self.woken = Some(driver);
@@ -399,6 +415,7 @@ impl State {
             + self.round.len()
             + self.timers.len()
             + self.unsent.len()
+            + self.writing.len()
             + self.gated.len()
             + self.received
             + self.sending

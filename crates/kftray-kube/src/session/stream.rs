@@ -62,6 +62,8 @@ pub(super) struct Stream {
     pub(super) gated: bool,
     /// Its SYN was handed to the carrier.
     pub(super) on_wire: bool,
+    /// The server has answered the SYN.
+    pub(super) accepted: bool,
     /// Waits for an answer that cannot come while the session is not read.
     pub(super) starved: bool,
     /// The last bytes went to the pod.
@@ -99,6 +101,7 @@ impl Stream {
             queued: false,
             gated: false,
             on_wire: false,
+            accepted: false,
             starved: false,
             asked: false,
             local: Local::Open,

@@ -49,7 +49,26 @@ pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 pub(crate) type Session = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// The server's side of a connection, after TLS.
-pub(crate) struct ApiStream(Box<dyn Stream>);
+pub(crate) struct ApiStream {
+    io: Box<dyn Stream>,
+    /// Bytes read since something was last written.
+    since_write: usize,
+    /// Read ahead by the HTTP server; comes before what is still to be read.
+    ahead: Bytes,
+}
+
+impl ApiStream {
+    fn new(io: impl Stream + 'static) -> Self {
+        Self { io: Box::new(io), since_write: 0, ahead: Bytes::new() }
+    }
+
+    /// Takes back what the HTTP server has read beyond the head of the request it answered with an upgrade, but only what came
+    /// *after* that answer: what the client sent before the 101 is lost, as in the API server's proxy, which ignores the
+    /// buffer of the connection that it hijacks.
+    pub(crate) fn give_back(&mut self, mut read_ahead: Bytes) {
+        self.ahead = read_ahead.split_off(read_ahead.len().saturating_sub(self.since_write));
+    }
+}
 
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
@@ -57,21 +76,31 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 impl AsyncRead for ApiStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            buf.put_slice(&this.ahead.split_to(this.ahead.len().min(buf.remaining())));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.since_write += buf.filled().len() - before;
+        result
     }
 }
 
 impl AsyncWrite for ApiStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        let this = self.get_mut();
+        this.since_write = 0;
+        Pin::new(&mut this.io).poll_write(cx, buf)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }
 
@@ -186,7 +215,7 @@ async fn serve_connection(shared: Arc<Shared>, mut tcp: TcpStream) {
 
 async fn serve_stream(shared: &Arc<Shared>, connection: &Arc<Connection>, stream: DuplexStream) {
     let Some(pki) = &shared.pki else {
-        return serve_http(shared, connection, ApiStream(Box::new(stream)), None, false).await;
+        return serve_http(shared, connection, ApiStream::new(stream), None, false).await;
     };
     let certificate = shared.faults.borrow().certificate;
     let acceptor = TlsAcceptor::from(pki.server(certificate));
@@ -199,7 +228,7 @@ async fn serve_stream(shared: &Arc<Shared>, connection: &Arc<Connection>, stream
                 .and_then(|chain| chain.first())
                 .map(|certificate| certificate.to_vec());
             let http2 = session.alpn_protocol() == Some(b"h2");
-            serve_http(shared, connection, ApiStream(Box::new(tls)), peer, http2).await;
+            serve_http(shared, connection, ApiStream::new(tls), peer, http2).await;
         }
         Err(error) => {
             shared.counters.tls_failures.add(1);

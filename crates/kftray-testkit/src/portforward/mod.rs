@@ -88,9 +88,8 @@ pub(crate) async fn upgrade(
             Err(error) => return tracing::debug!(%error, "upgrade failed"),
         };
         let Ok(parts) = upgraded.downcast::<TokioIo<ApiStream>>() else { return };
-        // `parts.read_buf` is dropped: what the client sent before the 101 is lost, as in the API server's proxy, which
-        // ignores the buffer of the connection that it hijacks.
-        let stream = parts.io.into_inner();
+        let mut stream = parts.io.into_inner();
+        stream.give_back(parts.read_buf);
         connection.mark_carrier(offer.protocol);
         shared.counters.count_upgrade(offer.protocol);
         let _entered = shared.counters.sessions.enter();

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::State;
 use crate::session::limits::{
-    AFTER_FINISH, IDLE_CLOSE, NEIGHBOUR_LIMIT, SESSION_BUDGET, STALL_LIMIT, STARVING_SESSION,
+    AFTER_FINISH, IDLE_CLOSE, NEIGHBOUR_LIMIT, OPEN_ANSWER, SESSION_BUDGET, STALL_LIMIT, STARVING_SESSION,
 };
 use crate::session::liveness::Verdict;
 use crate::session::stream::Local;
@@ -90,7 +90,19 @@ impl State {
         stream.timer = None;
         match stream.local {
             _ if stream.remote_ended => self.conclude(pair),
-            Local::Open => {}
+            Local::Open if stream.accepted || stream.received => {}
+            // While nothing is read the answer may lie there.
+            Local::Open if self.paused.is_some() => self.arm(pair, now + OPEN_ANSWER),
+            Local::Open => {
+                let message = format!(
+                    "pod {} did not answer the opening of a connection to port {} within {} s",
+                    self.pod,
+                    stream.port,
+                    OPEN_ANSWER.as_secs()
+                );
+                let problem = Problem::new(Code::ConnectionLost, message);
+                self.break_stream(pair, ChannelError { problem, delivery: Delivery::Unknown });
+            }
             Local::Withheld { answered } => {
                 let due = stream.activity + stream.withhold_for(answered);
                 if due > now || stream.has_output() {

@@ -39,8 +39,17 @@ impl State {
                     self.pongs += u64::from(self.life.ponged(now, id));
                 }
                 Event::GoAway { last_good, .. } => self.go_away(last_good),
-                Event::Accepted { .. } | Event::Ended { .. } => {}
+                Event::Accepted { pair } => self.accepted(pair),
+                Event::Ended { .. } => {}
             }
+        }
+    }
+
+    fn accepted(&mut self, pair: PairId) {
+        let Some(stream) = self.streams.get_mut(&pair) else { return };
+        stream.accepted = true;
+        if stream.local == Local::Open && !stream.remote_ended {
+            self.disarm(pair);
         }
     }
 
@@ -150,6 +159,7 @@ impl State {
             return;
         }
         self.lost = Some(problem.clone());
+        self.written();
         for stream in self.streams.values_mut().filter(|stream| stream.end.is_none()) {
             let delivery = if stream.on_wire { Delivery::Unknown } else { Delivery::Nothing };
             let error = stream.error.take();

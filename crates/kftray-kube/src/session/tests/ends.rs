@@ -1,18 +1,23 @@
 //! How connections end: by the pod, by an error, by the client, with the session.
 
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use kftray_commons::Code;
 use kftray_portforward::ports::{Channel, Delivery};
 use kftray_spdy::frame::{self, Frame};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, timeout};
 
 use super::peer::{Peer, pattern, recv, recv_all, recv_exact, send};
 use super::{BOTH, session};
-use crate::connect::Protocol;
-use crate::session::Placement;
+use crate::connect::{CarrierIo, Protocol};
+use crate::session::{Observer, Placement, Session};
 
 const REFUSED: &[u8] =
     b"error forwarding port 81 to pod 1, uid : failed to connect to localhost:81 inside namespace";
@@ -280,5 +285,54 @@ async fn garbage_ends_the_session_with_a_problem() {
             assert_eq!(session.lost().await.code, Code::ConnectionLost);
             assert_eq!(session.load().placement, Placement::Closed);
         }
+    }
+}
+
+/// A carrier whose other end has vanished without a word: reads wait, writes fail from some moment on.
+struct Vanishing {
+    io: Box<dyn CarrierIo>,
+    gone: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Vanishing {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Vanishing {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.gone.load(Ordering::SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut *self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// What a request on a fresh connection needs to be tried again elsewhere.
+#[tokio::test(start_paused = true)]
+async fn an_opening_whose_write_fails_has_delivered_nothing() {
+    for protocol in BOTH {
+        let (mut carrier, mut peer) = Peer::carrier(protocol);
+        let gone = Arc::new(AtomicBool::new(false));
+        carrier.io = Box::new(Vanishing { io: carrier.io, gone: Arc::clone(&gone) });
+        let observer: Weak<dyn Observer> = Weak::<super::Nobody>::new();
+        let session = Session::start(carrier, 0, "ns/pod".into(), Arc::default(), observer);
+        let mut old = session.open(80, Bytes::from_static(b"old"), None).unwrap();
+        let pair = peer.accept().await;
+        peer.take(pair.data, 3).await;
+        gone.store(true, Ordering::SeqCst);
+        let mut new = session.open(80, Bytes::from_static(b"new"), None).unwrap();
+        let error = recv(&mut new).await.unwrap_err();
+        assert_eq!((error.problem.code, error.delivery), (Code::ConnectionLost, Delivery::Nothing));
+        assert_eq!(recv(&mut old).await.unwrap_err().delivery, Delivery::Unknown);
     }
 }

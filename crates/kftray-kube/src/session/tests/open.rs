@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kftray_portforward::ports::Channel;
+use kftray_commons::Code;
+use kftray_portforward::ports::{Channel, Delivery};
 use kftray_spdy::frame::{self, Encoder, Frame, StreamId};
 use kftray_spdy::ws;
 use tokio::io::AsyncReadExt;
@@ -190,4 +191,28 @@ async fn the_servers_pings_are_answered() {
     let mut read = vec![0; pong.len()];
     peer.io.read_exact(&mut read).await.unwrap();
     assert_eq!(read, pong);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_opening_that_is_never_answered_ends_after_half_a_minute_and_concerns_nobody_else() {
+    for protocol in BOTH {
+        let (session, mut peer) = session(protocol).await;
+        let mut good = session.open(80, Bytes::new(), None).unwrap();
+        let good_pair = peer.accept().await;
+        let mut lost = session.open(81, Bytes::new(), None).unwrap();
+        let lost_pair = peer.syns().await;
+        let start = tokio::time::Instant::now();
+        // The session itself answers PINGs all the while.
+        let (error, ()) = tokio::join!(recv(&mut lost), peer.reset_of(lost_pair));
+        let error = error.unwrap_err();
+        assert_eq!((error.problem.code, error.delivery), (Code::ConnectionLost, Delivery::Unknown));
+        assert!(error.problem.message.contains("port 81"), "{}", error.problem.message);
+        let waited = start.elapsed();
+        assert!((Duration::from_secs(30)..Duration::from_secs(31)).contains(&waited), "{waited:?}");
+        peer.data(good_pair.data, b"fine", false).await;
+        assert_eq!(recv_exact(&mut good, 4).await, b"fine");
+        drop((good, lost));
+        peer.reset_of(good_pair).await;
+        assert_eq!(session.entries(), 0);
+    }
 }
