@@ -432,3 +432,105 @@ proptest! {
         prop_assert!(found.specs().count() >= 2, "{:?}", found);
     }
 }
+
+mod back {
+    //! From specs back to entries.
+
+    use kftray_commons::ForwardId;
+    use kftray_commons::border::{compatible, object, read_object};
+    use serde_json::{Map, Value, json};
+
+    use super::*;
+
+    fn entry(value: Value) -> Map<String, Value> {
+        value.as_object().expect("an object").clone()
+    }
+
+    #[test]
+    fn what_is_usual_is_not_said() {
+        let spec = accept(
+            r#"{"service":"web","remote_port":80,"kubeconfig":"default","local_address":"localhost"}"#,
+        );
+        let expected = json!({"workload_type": "service", "service": "web", "remote_port": 80, "namespace": "default",
+            "context": "@current", "protocol": "tcp"});
+        assert_eq!(Value::Object(object(&spec, &Map::new())), expected);
+    }
+
+    #[test]
+    fn unknown_fields_come_back_and_known_ones_win() {
+        let text = r#"{"workload_type":"pod","target":"app=x","service":"web","remote_port":80,"id":7,"via_tomorrow":[1,{"a":null}]}"#;
+        let read = read(text).entries.remove(0);
+        assert_eq!(
+            Value::Object(read.extra.clone()),
+            json!({"via_tomorrow": [1, {"a": null}], "service": "web"})
+        );
+        let written = object(&read.result.clone().expect("accepted"), &read.extra);
+        assert_eq!(written["via_tomorrow"], json!([1, {"a": null}]));
+        assert_eq!(written["service"], "web");
+        let again = read_object(&written, ForwardId(1), &Defaults::open());
+        assert_eq!((again.result, again.extra), (read.result, read.extra));
+
+        let spec = accept(r#"{"service":"web","remote_port":80}"#);
+        let extra = entry(json!({"service": "stale", "remote_port": 1}));
+        assert_eq!(object(&spec, &extra)["service"], "web");
+    }
+
+    #[test]
+    fn a_selector_of_one_key_is_not_taken_for_a_pod() {
+        let mut spec = accept(r#"{"workload_type":"pod","target":"app=x","remote_port":80}"#);
+        spec.workload = Workload::Pod { pods: Pods::Selector("app".into()), port: port(80) };
+        let written = object(&spec, &Map::new());
+        assert_eq!(written["target"], "app,");
+        assert_eq!(read_object(&written, spec.id, &Defaults::open()).result, Ok(spec.clone()));
+        assert_eq!(compatible(&spec, &Map::new()).expect("possible").object["target"], "app,app");
+    }
+
+    #[test]
+    fn the_context_may_choose_the_namespace() {
+        let mut spec = accept(r#"{"service":"web","remote_port":80}"#);
+        spec.namespace = None;
+        let written = object(&spec, &Map::new());
+        assert!(!written.contains_key("namespace"));
+        assert_eq!(read_object(&written, spec.id, &Defaults::open()).result, Ok(spec.clone()));
+        // The reference needs one.
+        assert_eq!(compatible(&spec, &Map::new()).expect("possible").object["namespace"], "default");
+    }
+
+    #[test]
+    fn what_the_reference_cannot_read_is_told() {
+        let told = |text: &str| compatible(&accept(text), &Map::new());
+        let owner = told(r#"{"workload_type":"job","target":"x","remote_port":80}"#).expect_err("left out");
+        assert_eq!(owner, "it forwards to a job by name, which only this program can");
+        let named = told(r#"{"service":"x","remote_port":"http"}"#).expect_err("left out");
+        assert_eq!(named, "its remote port is the name `http`, which only this program can look up");
+        let hosts =
+            told(r#"{"service":"x","remote_port":80,"local_address":"127.0.0.1,::1"}"#).expect("possible");
+        assert_eq!((&hosts.object["local_address"], hosts.warnings.len()), (&json!("127.0.0.1"), 1));
+        let pod = told(r#"{"workload_type":"pod","target":"web-0","remote_port":80}"#).expect("possible");
+        assert_eq!(pod.warnings, ["the pod's name `web-0` is taken for a label there"]);
+        let proxy = told(r#"{"workload_type":"proxy","remote_address":"[fd00::1]:80"}"#).expect("possible");
+        assert_eq!(proxy.warnings.len(), 1);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn every_accepted_entry_survives_the_way_back(value in prop_oneof![json(), plausible()]) {
+            for entry in read(&value.to_string()).entries {
+                let Ok(spec) = entry.result else { continue };
+                let written = object(&spec, &entry.extra);
+                let again = read_object(&written, spec.id, &Defaults::open());
+                prop_assert_eq!(again.result.as_ref(), Ok(&spec), "{:?}", written);
+                prop_assert_eq!(&again.extra, &entry.extra);
+                prop_assert_eq!(again.warnings.len(), entry.extra.keys().filter(|name| *name != "service").count());
+                if let Ok(compatible) = compatible(&spec, &entry.extra) {
+                    let text = Value::Object(compatible.object).to_string();
+                    let again = accept(&text);
+                    prop_assert_eq!(again.workload.kind(), spec.workload.kind());
+                    prop_assert_eq!((again.namespace, again.cluster, again.alias), (spec.namespace, spec.cluster, spec.alias));
+                }
+            }
+        }
+    }
+}

@@ -240,3 +240,34 @@ fn put_aside(file: &Path) -> Result<(), Problem> {
         Problem::new(Code::StoreFailed, format!("{} cannot be renamed: {error}", file.display()))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{ForwardId, ForwardSpec, Workload};
+    use crate::store::Draft;
+    use crate::target::RemotePort;
+
+    #[test]
+    fn a_full_disk_loses_nothing() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        let mut store = Store::open(&Directory::at(temporary.path())).expect("a new store");
+        let web = Workload::Service { name: "web".into(), port: RemotePort::Name("http".into()) };
+        let mut draft = Draft::new(ForwardSpec::new(ForwardId(0), web));
+        store.add(std::slice::from_ref(&draft)).expect("added");
+        let pages: i64 =
+            store.connection.pragma_query_value(None, "page_count", |row| row.get(0)).expect("pages");
+        // As a disk with room for two pages more.
+        store
+            .connection
+            .pragma_update_and_check(None, "max_page_count", pages + 2, |_| Ok(()))
+            .expect("limited");
+        draft.extra.insert("filler".into(), "x".repeat(1000).into());
+        let problem = store.add(&vec![draft.clone(); 200]).expect_err("no room");
+        assert_eq!(problem.code, Code::StoreFailed);
+        assert!(problem.message.contains("full"), "{problem}");
+        assert_eq!(store.configs().expect("read").len(), 1);
+        assert_eq!(store.integrity().expect("read"), Vec::<String>::new());
+        store.add(&[draft]).expect("there is room for one");
+    }
+}

@@ -9,8 +9,6 @@
 //! ports stay apart, and a new local port changes the stored forward where only one can be meant.
 
 mod plan;
-#[cfg(test)]
-mod tests;
 
 use serde_json::{Map, Value};
 

@@ -176,7 +176,9 @@ fn rank(stored: &ForwardSpec, incoming: &ForwardSpec) -> Option<Rank> {
 fn combined(before: &Draft, entry: &Draft) -> Draft {
     let mut draft = entry.clone();
     draft.spec.id = before.spec.id;
-    if draft.spec.alias.is_none() {
+    // A made-up alias is no wish; a stale made-up one is no better.
+    let made_up = |spec: &ForwardSpec| spec.alias.is_some() && given_alias(spec).is_none();
+    if draft.spec.alias.is_none() || (made_up(&draft.spec) && !made_up(&before.spec)) {
         draft.spec.alias.clone_from(&before.spec.alias);
     }
     if draft.spec.listen.port == LocalPort::Random {

@@ -1,1 +1,0 @@
-//! Rules of the merge, case by case.
