@@ -1,0 +1,239 @@
+//! The loop: waits for whatever comes first, lets the model take it in, does what it wishes, shows it.
+//!
+//! Nothing here blocks and nothing polls: with no key, no news and nothing that moves by itself, it sleeps.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use futures::{FutureExt as _, StreamExt as _};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use kftray_client::{Client, Follow, State};
+use kftray_commons::Problem;
+use crossterm::event::{Event, EventStream, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::effects;
+use super::link::{self, Linked};
+use super::message::{Effect, Gesture, Message, Now, Outcome};
+use super::model::Model;
+use super::terminal::Screen;
+use super::theme::Surroundings;
+use super::update::{settle, update};
+use super::view::Hits;
+use crate::signals::{Signal, Signals};
+
+/// News of the host are shown at most this often; keys at once.
+const FRAME: Duration = Duration::from_millis(33);
+
+/// Most events that are taken in before the next picture, so that a flood of them is still seen going by.
+const AT_ONCE: usize = 256;
+
+/// Runs the window until somebody closes it.
+pub(super) async fn run(directory: &Path, embedded: bool) -> io::Result<()> {
+    let mut signals = Signals::install()?;
+    let mut screen = Screen::open()?;
+    let mut shell = Shell::new(screen.size()?);
+    let mut events = EventStream::new();
+    let mut linking = std::pin::pin!(link::link(directory, embedded));
+    let mut unlinked = true;
+    while !shell.ended {
+        if shell.is_due() {
+            let wishes = settle(&mut shell.model);
+            shell.wish(wishes, &mut screen);
+            shell.hits = screen.draw(&shell.model)?;
+            shell.drawn_at = Instant::now();
+            shell.dirty = false;
+            shell.urgent = false;
+        }
+        let wake = shell.wake();
+        tokio::select! {
+            biased;
+            signal = signals.next() => match signal {
+                Signal::Resumed => {
+                    screen.reopen()?;
+                    shell.dirty = true;
+                    shell.urgent = true;
+                }
+                Signal::Interrupt | Signal::Terminate | Signal::Hangup => break,
+            },
+            event = events.next() => {
+                // Standard input is gone: so is whoever looks.
+                let Some(event) = event else { break };
+                shell.event(event?, &mut screen);
+                for _ in 0..AT_ONCE {
+                    let Some(Some(event)) = events.next().now_or_never() else { break };
+                    shell.event(event?, &mut screen);
+                }
+            }
+            Some(done) = shell.tasks.join_next() => match done {
+                Ok(Some(outcome)) => shell.take(Message::Done(outcome), &mut screen),
+                Ok(None) => {}
+                Err(error) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // Nothing is cancelled before the end.
+                    Err(_) => {}
+                },
+            },
+            state = next_state(&mut shell.follow) => shell.hear(state, &mut screen),
+            linked = &mut linking, if unlinked => {
+                unlinked = false;
+                shell.linked(linked, &mut screen);
+            }
+            () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
+                if shell.wake_is_tick() {
+                    shell.take(Message::Tick, &mut screen);
+                }
+                shell.urgent = true;
+            }
+        }
+    }
+    drop(screen);
+    Ok(())
+}
+
+async fn next_state(follow: &mut Option<Follow>) -> State {
+    match follow {
+        Some(follow) => follow.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Shell {
+    model: Model,
+    started: Instant,
+    client: Option<Client>,
+    /// A host that lives in this process, for as long as this value does.
+    hosted: Option<link::Hosted>,
+    follow: Option<Follow>,
+    tasks: JoinSet<Option<Outcome>>,
+    hits: Hits,
+    dirty: bool,
+    /// To be shown at once: somebody waits for it.
+    urgent: bool,
+    drawn_at: Instant,
+    ended: bool,
+}
+
+impl Shell {
+    fn new(size: (u16, u16)) -> Self {
+        let variable = |name: &str| std::env::var(name).ok();
+        let surroundings = Surroundings::of(
+            variable("NO_COLOR").as_deref(),
+            variable("TERM").as_deref(),
+            variable("COLORFGBG").as_deref(),
+        );
+        let home = std::env::home_dir().map(|home| home.display().to_string());
+        let model = Model::new(size, surroundings, TimeZone::system(), home);
+        let started = Instant::now();
+        Self {
+            model,
+            started,
+            client: None,
+            hosted: None,
+            follow: None,
+            tasks: JoinSet::new(),
+            hits: Hits::default(),
+            dirty: true,
+            urgent: true,
+            drawn_at: started,
+            ended: false,
+        }
+    }
+
+    fn now(&self) -> Now {
+        let wall = u64::try_from(Timestamp::now().as_millisecond()).unwrap_or(0);
+        Now { at: self.started.elapsed(), wall }
+    }
+
+    fn is_due(&self) -> bool {
+        self.dirty && (self.urgent || self.drawn_at.elapsed() >= FRAME)
+    }
+
+    /// When to go on without anything happening.
+    fn wake(&self) -> Option<Instant> {
+        let frame = self.dirty.then(|| self.drawn_at + FRAME);
+        let tick = self.model.deadline().map(|deadline| self.started + deadline);
+        [frame, tick].into_iter().flatten().min()
+    }
+
+    fn wake_is_tick(&self) -> bool {
+        self.model.deadline().is_some_and(|deadline| self.started + deadline <= Instant::now())
+    }
+
+    fn take(&mut self, message: Message, screen: &mut Screen) {
+        self.dirty = true;
+        self.urgent |= !matches!(message, Message::Host(_));
+        let now = self.now();
+        let wishes = update(&mut self.model, message, now);
+        self.wish(wishes, screen);
+    }
+
+    fn wish(&mut self, wishes: Vec<Effect>, screen: &mut Screen) {
+        for wish in wishes {
+            match wish {
+                Effect::Quit => self.ended = true,
+                Effect::Copy(text) => {
+                    if let Err(error) = screen.copy(&text) {
+                        tracing::debug!(%error, "nothing was copied");
+                    }
+                }
+                wish => {
+                    self.tasks.spawn(effects::run(self.client.clone(), wish));
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, state: State, screen: &mut Screen) {
+        self.take(Message::Host(Box::new(state)), screen);
+    }
+
+    fn linked(&mut self, linked: Result<Linked, Problem>, screen: &mut Screen) {
+        match linked {
+            Ok(Linked { client, hosted, because }) => {
+                let follow = client.follow();
+                self.client = Some(client);
+                self.hosted = hosted;
+                self.hear(follow.state(), screen);
+                self.follow = Some(follow);
+                if let Some(problem) = because {
+                    self.take(Message::Embedded(problem), screen);
+                }
+            }
+            Err(problem) => self.take(Message::NoHost(problem), screen),
+        }
+    }
+
+    fn event(&mut self, event: Event, screen: &mut Screen) {
+        let message = match event {
+            // Some terminals tell that a key was let go, too.
+            Event::Key(key) if key.kind == KeyEventKind::Release => return,
+            Event::Key(key) => Message::Key(key),
+            Event::Paste(text) => Message::Paste(text),
+            Event::Resize(width, height) => Message::Size(width, height),
+            Event::Mouse(mouse) => match gesture(mouse) {
+                Some(gesture) => Message::Mouse(gesture, self.hits.at(mouse.column, mouse.row)),
+                None => return,
+            },
+            Event::FocusGained | Event::FocusLost => return,
+        };
+        self.take(message, screen);
+    }
+}
+
+fn gesture(mouse: MouseEvent) -> Option<Gesture> {
+    match mouse.kind {
+        MouseEventKind::Down(MouseButton::Left) => Some(Gesture::Click),
+        MouseEventKind::ScrollUp => Some(Gesture::Up),
+        MouseEventKind::ScrollDown => Some(Gesture::Down),
+        MouseEventKind::Down(_)
+        | MouseEventKind::Up(_)
+        | MouseEventKind::Drag(_)
+        | MouseEventKind::Moved
+        | MouseEventKind::ScrollLeft
+        | MouseEventKind::ScrollRight => None,
+    }
+}
