@@ -132,3 +132,134 @@ fn backups(file: &Path) -> std::io::Result<Vec<(u32, PathBuf)>> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Migration =
+        Migration { version: 2, opens_from: 1, sql: "ALTER TABLE configs ADD COLUMN colour TEXT" };
+    const THIRD: Migration = Migration {
+        version: 3,
+        opens_from: 3,
+        sql: "ALTER TABLE settings RENAME COLUMN value TO words; CREATE TABLE notes (id INTEGER PRIMARY KEY)",
+    };
+
+    struct File {
+        directory: tempfile::TempDir,
+        path: PathBuf,
+    }
+
+    impl File {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().expect("a directory");
+            let path = directory.path().join("kftray.db");
+            Self { directory, path }
+        }
+
+        fn migrate(&self, extra: &[Migration]) -> Result<Connection, Problem> {
+            let mut connection = Connection::open(&self.path).expect("opened");
+            run(&mut connection, &self.path, &[MIGRATIONS, extra].concat())?;
+            Ok(connection)
+        }
+
+        fn backups(&self) -> Vec<String> {
+            let entries = std::fs::read_dir(self.directory.path()).expect("read");
+            let names = entries.map(|entry| entry.expect("read").file_name().to_string_lossy().into_owned());
+            let mut names: Vec<String> = names.filter(|name| name.contains("backup")).collect();
+            names.sort();
+            names
+        }
+    }
+
+    #[test]
+    fn versions_are_counted_without_gaps() {
+        for (migration, version) in MIGRATIONS.iter().zip(1..) {
+            assert_eq!(migration.version, version);
+            assert!((1..=version).contains(&migration.opens_from));
+        }
+    }
+
+    #[test]
+    fn a_new_file_needs_no_backup_and_an_older_one_gets_it() {
+        let file = File::new();
+        let connection = file.migrate(&[]).expect("made");
+        connection.execute("INSERT INTO configs (entry) VALUES ('{}')", []).expect("a row");
+        assert_eq!(file.backups(), Vec::<String>::new());
+        drop(connection);
+
+        let connection = file.migrate(&[SECOND]).expect("migrated");
+        let colours: i64 = connection
+            .query_row("SELECT count(*) - count(colour) FROM configs", [], |row| row.get(0))
+            .expect("a column");
+        assert_eq!(colours, 1);
+        assert_eq!(file.backups(), ["kftray.db.backup-v1-1"]);
+        drop(connection);
+        file.migrate(&[SECOND]).expect("nothing to do");
+        assert_eq!(file.backups().len(), 1);
+
+        // The backup is a file of the version before, with everything in it, and closed to others.
+        let backup = file.directory.path().join("kftray.db.backup-v1-1");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            assert_eq!(std::fs::metadata(&backup).expect("there").permissions().mode() & 0o777, 0o600);
+        }
+        let old = Connection::open(backup).expect("opened");
+        assert_eq!(version(&old).expect("read"), 1);
+        assert_eq!(
+            old.query_row("SELECT count(*) FROM configs", [], |row| row.get::<_, i64>(0)).expect("read"),
+            1
+        );
+        assert_eq!(super::super::file::kind_of(&old).expect("read"), super::super::file::Kind::Ours);
+    }
+
+    #[test]
+    fn an_older_program_opens_what_it_can_and_refuses_the_rest() {
+        let file = File::new();
+        file.migrate(&[SECOND]).expect("made by a later version");
+        file.migrate(&[]).expect("an addition does not keep an older one out");
+        file.migrate(&[SECOND, THIRD]).expect("migrated by one later still");
+        for known in [&[][..], &[SECOND]] {
+            let problem = file.migrate(known).expect_err("refused");
+            assert_eq!(problem.code, Code::StoreTooNew);
+            let needs =
+                format!("needs version 3 of the file; this program knows version {}", known.len() + 1);
+            assert!(problem.message.contains(&needs), "{problem}");
+            assert!(problem.remedy.contains(&format!("backup-v{}-*", known.len() + 1)), "{}", problem.remedy);
+        }
+        file.migrate(&[SECOND, THIRD]).expect("who knows it opens it");
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_everything_as_it_was() {
+        let file = File::new();
+        drop(file.migrate(&[]).expect("made"));
+        let wrong = Migration {
+            version: 2,
+            opens_from: 2,
+            sql: "CREATE TABLE half (id); SELECT wrong FROM nowhere;",
+        };
+        assert!(file.migrate(&[wrong]).is_err());
+        let connection = file.migrate(&[]).expect("opens as before");
+        assert_eq!(version(&connection).expect("read"), 1);
+        let half: i64 = connection
+            .query_row("SELECT count(*) FROM sqlite_schema WHERE name = 'half'", [], |row| row.get(0))
+            .expect("read");
+        assert_eq!(half, 0);
+    }
+
+    #[test]
+    fn the_last_backups_are_kept() {
+        let file = File::new();
+        let connection = file.migrate(&[]).expect("made");
+        for number in 1..=5 {
+            let copy = backup(&connection, &file.path, number).expect("copied");
+            assert!(copy.ends_with(format!("kftray.db.backup-v{number}-{number}")), "{}", copy.display());
+        }
+        assert_eq!(
+            file.backups(),
+            ["kftray.db.backup-v3-3", "kftray.db.backup-v4-4", "kftray.db.backup-v5-5"]
+        );
+    }
+}
