@@ -1,7 +1,7 @@
 //! What every part of kftray agrees on, and nothing else: what a forward is, how it is written down, what state it can be
 //! in, and how a failure is told.
 //!
-//! Pure: no sockets, no runtime, no clock, no Kubernetes.
+//! Pure: no sockets, no runtime, no clock, no Kubernetes. The one exception is [`store`], which keeps a file.
 
 pub mod api;
 pub mod border;

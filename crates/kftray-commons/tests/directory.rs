@@ -84,3 +84,13 @@ fn links_and_files_are_refused() {
     // A link on the way to it is the business of whoever made it.
     Directory::at(link.join("below")).prepare().expect("made");
 }
+
+#[test]
+fn forwards_elsewhere_are_found() {
+    let there = ["/x/kftray/configs.db", "/home/u/.kftray/kftray.db"];
+    let exists = |path: &Path| there.iter().any(|known| Path::new(known) == path);
+    let others = |path: &str| Directory::at(path).others(&environment("/k", "/x", "/home/u"), exists);
+    assert_eq!(others("/k"), [Path::new("/x/kftray"), Path::new("/home/u/.kftray")]);
+    assert_eq!(others("/x/kftray"), [Path::new("/home/u/.kftray")]);
+    assert!(Directory::at("/k").others(&environment("/k", "-", "-"), exists).is_empty());
+}

@@ -235,6 +235,7 @@ mod program {
     /// Long enough for a machine that is busy with other tests.
     const PATIENCE: Duration = Duration::from_secs(60);
 
+    #[expect(clippy::print_stdout, reason = "the reason for which a test did not run")]
     fn installed() -> Option<PathBuf> {
         let named = std::env::var_os("KFTRAY_REFERENCE_KFTUI").map(PathBuf::from);
         if named.is_none() {

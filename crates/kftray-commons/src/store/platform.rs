@@ -74,3 +74,28 @@ mod system {
         Ok(())
     }
 }
+
+#[cfg(all(test, unix, feature = "store"))]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn nothing_for_others() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let mode = |name: &str| {
+            fs::metadata(directory.path().join(name)).expect("there").permissions().mode() & 0o777
+        };
+        create_private_file(&directory.path().join("file")).expect("made");
+        create_private_directory(&directory.path().join("directory")).expect("made");
+        assert_eq!((mode("file"), mode("directory")), (0o600, 0o700));
+        assert!(create_private_file(&directory.path().join("file")).is_err(), "nothing is overwritten");
+        let open = directory.path().join("open");
+        fs::write(&open, "").expect("written");
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o664)).expect("opened");
+        close_to_others(&open, &fs::metadata(&open).expect("there")).expect("closed");
+        assert_eq!(mode("open"), 0o600);
+    }
+}

@@ -1,6 +1,6 @@
 //! Who is meant: pure, without the file.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::num::NonZeroU16;
 
 use super::super::configs::{Draft, StoredConfig};
@@ -102,16 +102,18 @@ fn settle(
     steps: &mut [Option<Step>],
     taken: &mut [bool],
 ) {
-    let candidates = |number: usize| free.iter().filter(move |pair| pair.1 == number).map(|pair| pair.0);
-    let rivals = |at: usize| free.iter().filter(|pair| pair.0 == at).count();
-    let numbers: BTreeSet<usize> = free.iter().map(|pair| pair.1).collect();
+    let mut candidates: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+    let mut rivals: HashMap<usize, usize> = HashMap::new();
+    for (at, number) in free {
+        candidates.entry(*number).or_default().push(*at);
+        *rivals.entry(*at).or_default() += 1;
+    }
     let mut contested = Vec::new();
-    for number in numbers {
-        let all: Vec<usize> = candidates(number).collect();
+    for (number, all) in candidates {
         // Copies of one another at the same place: whichever, the older one.
         let copies = rank.fit == Fit::Ports && rank.same_hosts;
         let choice = match all.as_slice() {
-            [one] if rivals(*one) == 1 => Some(*one),
+            [one] if rivals.get(one) == Some(&1) => Some(*one),
             several if copies => several.iter().copied().find(|at| !taken[*at]),
             _ => None,
         };
