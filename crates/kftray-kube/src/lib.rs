@@ -14,7 +14,7 @@ mod resolve;
 mod session;
 
 pub use cluster::{Cluster, ClusterState, Clusters};
-pub use config::Environment;
+pub use config::{Contexts, Environment, KnownContext};
 pub use connect::{
     Asked, Carrier, CarrierIo, Protocol, Transport, TransportChoice, TransportMemory, request_problem,
 };

@@ -1,6 +1,7 @@
 //! Configs: forwards as they are written down.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -71,7 +72,7 @@ pub struct Summary {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConfigList {
     /// In order of their ids.
-    pub configs: Vec<Config>,
+    pub configs: Vec<Arc<Config>>,
 }
 
 /// A config as a client wants it: `POST /v1/configs` for a new one, `PUT /v1/configs/{id}` for a change.

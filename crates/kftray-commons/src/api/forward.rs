@@ -1,5 +1,7 @@
 //! Forwards: what runs, ran, or wants to run.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{LeaseId, Millis};
@@ -167,7 +169,7 @@ pub struct Tally {
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ForwardList {
     /// In order of their ids.
-    pub forwards: Vec<ForwardState>,
+    pub forwards: Vec<Arc<ForwardState>>,
 }
 
 /// What happened to a forward, newest first.

@@ -1,6 +1,7 @@
 //! What the user's machine says about clusters: environment, kubeconfig files, the chosen context, credentials, and word of
 //! any change to them.
 
+mod contexts;
 mod entry;
 mod environment;
 mod files;
@@ -8,6 +9,7 @@ mod load;
 pub(crate) mod login;
 mod paths;
 
+pub use contexts::{Contexts, KnownContext};
 pub(crate) use entry::Entry;
 pub use environment::Environment;
 pub(crate) use files::FileWatch;

@@ -1,0 +1,215 @@
+//! Unix: listeners travel beside the bytes of a local socket.
+
+use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
+use std::mem::MaybeUninit;
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdStream;
+use std::sync::Arc;
+
+use http_body_util::{BodyExt as _, Empty, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use kftray_commons::api::{PREFIX, Place};
+use kftray_commons::{Code, Problem, border};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde_json::Map;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::{JoinSet, spawn_blocking};
+use tokio::time::timeout;
+
+use super::{Offer, Offered, PATIENCE, Taken};
+use crate::core::{Core, Ending};
+use crate::platform::is_mine;
+
+/// Listeners of one forward at most: it has two addresses as a rule, and Linux lets 253 travel at once.
+const LISTENERS_MAX: usize = 64;
+
+/// The largest offer that is read: thousands of forwards.
+const OFFER_MAX: usize = 64 * 1024 * 1024;
+
+/// The byte beside which listeners travel, and the one that says that they have come.
+const HERE: u8 = b'h';
+const THANKS: u8 = b't';
+
+/// Offers everything that runs and is not leased.
+///
+/// # Errors
+/// `internal` if the system does not give second handles or a socket.
+pub(crate) async fn offer(core: &Arc<Core>) -> Result<Offer, Problem> {
+    let failed =
+        |error: io::Error| Problem::new(Code::Internal, format!("nothing can be handed over: {error}"));
+    let mut forwards = Vec::new();
+    let mut listeners: Vec<Vec<TcpListener>> = Vec::new();
+    for passenger in core.fleet().passengers() {
+        if passenger.origin.lease().is_some() {
+            continue;
+        }
+        let mut open = passenger.forward.listeners().map_err(failed)?;
+        open.truncate(LISTENERS_MAX);
+        forwards.push(Offered {
+            id: passenger.id,
+            origin: passenger.origin,
+            entry: border::object(&passenger.spec, &Map::new()),
+            listeners: open.len(),
+        });
+        listeners.push(open);
+    }
+    let place = crate::platform::place(core.directory.path());
+    let socket = place.socket_directory.join(format!("handover-{}.sock", std::process::id()));
+    drop(std::fs::remove_file(&socket));
+    let listener = UnixListener::bind(&socket).map_err(failed)?;
+    let path = socket.clone();
+    let heir = Arc::clone(core);
+    core.tasks().start(async move {
+        let given = give(listener, listeners).await;
+        drop(std::fs::remove_file(&path));
+        match given {
+            Ok(()) => heir.end(Ending::HandOver),
+            Err(error) => tracing::warn!(%error, "another host asked for the forwards and did not take them"),
+        }
+    });
+    Ok(Offer { socket: socket.display().to_string(), forwards })
+}
+
+/// Waits for the new host, gives it the listeners and waits for its thanks.
+async fn give(listener: UnixListener, listeners: Vec<Vec<TcpListener>>) -> io::Result<()> {
+    let (stream, _) = timeout(PATIENCE, listener.accept()).await??;
+    is_mine(&stream).map_err(io::Error::other)?;
+    let stream = blocking(stream)?;
+    spawn_blocking(move || {
+        for open in &listeners {
+            send(&stream, open)?;
+        }
+        let mut thanks = [0];
+        (&stream).read_exact(&mut thanks)?;
+        if thanks == [THANKS] { Ok(()) } else { Err(io::Error::from(io::ErrorKind::InvalidData)) }
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
+/// Takes everything from the host that serves a place. When this is done the old host is about to end.
+///
+/// # Errors
+/// `host_unreachable` with what went wrong; the old host goes on then.
+pub(crate) async fn take(place: &Place) -> Result<Taken, Problem> {
+    let offer = timeout(PATIENCE, ask(place)).await.map_err(|_| refused("it does not answer"))??;
+    let connected = timeout(PATIENCE, UnixStream::connect(&offer.socket)).await;
+    let stream = connected.map_err(|_| refused("it does not answer"))?.map_err(refused)?;
+    is_mine(&stream).map_err(refused)?;
+    let stream = blocking(stream).map_err(refused)?;
+    let receiving = spawn_blocking(move || -> io::Result<Taken> {
+        let mut taken = Taken::default();
+        for offered in offer.forwards {
+            let listeners = receive(&stream, offered.listeners)?;
+            taken.forwards.push((offered, listeners));
+        }
+        (&stream).write_all(&[THANKS])?;
+        Ok(taken)
+    });
+    receiving.await.map_err(refused)?.map_err(refused)
+}
+
+/// Asks the old host for its offer.
+async fn ask(place: &Place) -> Result<Offer, Problem> {
+    let body = post(place, "handover").await?;
+    serde_json::from_slice(&body).map_err(refused)
+}
+
+/// Asks the old host to end. Every version of the API has this.
+///
+/// # Errors
+/// `host_unreachable` if it does not answer.
+pub(crate) async fn dismiss(place: &Place) -> Result<(), Problem> {
+    let asked = timeout(PATIENCE, post(place, "shutdown")).await;
+    asked.map_err(|_| refused("it does not answer"))?.map(drop)
+}
+
+async fn post(place: &Place, path: &str) -> Result<bytes::Bytes, Problem> {
+    let stream = UnixStream::connect(&place.socket).await.map_err(refused)?;
+    is_mine(&stream).map_err(refused)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(refused)?;
+    let mut driver = JoinSet::new();
+    driver.spawn(async move {
+        // Its failure is the answer's.
+        drop(connection.await);
+    });
+    let request = http::Request::post(format!("{PREFIX}/{path}"))
+        .header(http::header::HOST, "kftray")
+        .body(Empty::<bytes::Bytes>::new())
+        .map_err(refused)?;
+    let answer = sender.send_request(request).await.map_err(refused)?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), OFFER_MAX).collect().await.map_err(refused)?.to_bytes();
+    if !status.is_success() {
+        return Err(refused(format!("it answered {status}")));
+    }
+    Ok(body)
+}
+
+fn refused(why: impl std::fmt::Display) -> Problem {
+    Problem::new(Code::HostUnreachable, format!("the old host does not hand over: {why}"))
+}
+
+/// A stream for blocking calls that give up.
+fn blocking(stream: UnixStream) -> io::Result<StdStream> {
+    let stream = stream.into_std()?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+fn send(stream: &StdStream, listeners: &[TcpListener]) -> io::Result<()> {
+    let handles: Vec<BorrowedFd<'_>> = listeners.iter().map(|listener| listener.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !handles.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&handles)) {
+        return Err(io::Error::from(io::ErrorKind::InvalidInput));
+    }
+    sendmsg(stream, &[IoSlice::new(&[HERE])], &mut control, SendFlags::empty())?;
+    Ok(())
+}
+
+fn receive(stream: &StdStream, expected: usize) -> io::Result<Vec<TcpListener>> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let handles = control.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(handles) => Some(handles.collect::<Vec<OwnedFd>>()),
+        _ => None,
+    });
+    let listeners: Vec<TcpListener> = handles.flatten().map(TcpListener::from).collect();
+    if received.bytes == 1 && byte == [HERE] && listeners.len() == expected {
+        Ok(listeners)
+    } else {
+        Err(io::Error::other(format!("{} of {expected} listeners came", listeners.len())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_travel_whole() {
+        let (near, far) = StdStream::pair().expect("a pair");
+        let open: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+        let addresses: Vec<_> = open.iter().map(|listener| listener.local_addr().expect("bound")).collect();
+        send(&near, &open).expect("sent");
+        send(&near, &[]).expect("sent");
+        drop(open);
+        let came = receive(&far, 3).expect("received");
+        let there: Vec<_> = came.iter().map(|listener| listener.local_addr().expect("bound")).collect();
+        assert_eq!(there, addresses);
+        assert!(receive(&far, 0).expect("received").is_empty());
+        // Still open although the first handles are closed.
+        std::net::TcpStream::connect(addresses[0]).expect("connect");
+    }
+}

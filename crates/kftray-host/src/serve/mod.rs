@@ -1,0 +1,131 @@
+//! Connections: accepted cheaply, served each in a task of its own, bounded in number, dropped when they do not move.
+
+mod answer;
+mod body;
+mod stall;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use kftray_commons::Code;
+use kftray_commons::api::Error;
+use tokio::io::AsyncWriteExt as _;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::platform::{Listener, Stream, is_mine};
+pub(crate) use answer::{Answer, Refusal, method_unknown, path_unknown};
+pub(crate) use body::{Body, ImportBody};
+use stall::Stall;
+
+/// Connections at the same time: a thousand clients that follow, and room for what they ask meanwhile. A connection
+/// costs about 20 KiB and a file.
+const CONNECTIONS: usize = 1_200;
+
+/// How long a client may take to send the head of a request, or leave a connection unused.
+const HEAD_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes read ahead of a connection. A head that does not fit is refused.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// How long a refusal may take to be written to a client that is not served.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Serves until it is told to end, then drops every connection. `connections` tells how many there are.
+pub(crate) async fn serve(
+    listener: &Listener,
+    app: Router,
+    connections: &watch::Sender<usize>,
+    mut ending: watch::Receiver<bool>,
+) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut tasks = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            _ = ending.wait_for(|ending| *ending) => break,
+            Some(ended) = tasks.join_next() => {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a client's connection ended by a fault of this program");
+                }
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of files or memory; connections end meanwhile, and the client waits in the backlog.
+                tracing::warn!(%error, "cannot accept a client for now");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        if let Err(why) = is_mine(&stream) {
+            tracing::warn!(why, "a client was refused");
+            tasks.spawn(turn_away(stream, Error::new(Code::PeerRefused, why)));
+            continue;
+        }
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+            let message = format!("the host serves {CONNECTIONS} connections already");
+            tasks.spawn(turn_away(stream, Error::new(Code::TooManyClients, message)));
+            continue;
+        };
+        let (app, count) = (app.clone(), Count::new(connections));
+        tasks.spawn(async move {
+            one(stream, app).await;
+            drop((permit, count));
+        });
+    }
+    // Goodbyes are written already; what is left are clients that do not read them.
+    let farewell = async { while tasks.join_next().await.is_some() {} };
+    if timeout(Duration::from_millis(200), farewell).await.is_err() {
+        tasks.shutdown().await;
+    }
+}
+
+async fn one(stream: Stream, app: Router) {
+    let io = TokioIo::new(Stall::new(stream));
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_PATIENCE)
+        .max_buf_size(READ_BUFFER)
+        .serve_connection(io, TowerToHyperService::new(app))
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "a client's connection ended");
+    }
+}
+
+/// Says why a client is not served, without reading what it says.
+async fn turn_away(mut stream: Stream, error: Error) {
+    let status = http::StatusCode::from_u16(kftray_commons::api::status_of(error.code)).unwrap_or_default();
+    let body = serde_json::to_string(&error).unwrap_or_default();
+    let text = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // A client that does not read it has had its chance.
+    drop(timeout(REFUSAL_PATIENCE, stream.write_all(text.as_bytes())).await);
+}
+
+/// Counts a connection until it is dropped.
+struct Count(watch::Sender<usize>);
+
+impl Count {
+    fn new(connections: &watch::Sender<usize>) -> Self {
+        connections.send_modify(|count| *count += 1);
+        Self(connections.clone())
+    }
+}
+
+impl Drop for Count {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
