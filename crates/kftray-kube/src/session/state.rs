@@ -81,6 +81,8 @@ pub(super) struct State {
     over: usize,
     bulk: usize,
     retired: bool,
+    /// The server has answered an opening.
+    accepted: bool,
     suspect: bool,
     paused: Option<Instant>,
     idle_since: Instant,
@@ -117,6 +119,7 @@ impl State {
             over: 0,
             bulk: 0,
             retired: false,
+            accepted: false,
             suspect: false,
             paused: None,
             idle_since: now,

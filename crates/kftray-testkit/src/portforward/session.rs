@@ -22,6 +22,10 @@ use crate::cluster::Shared;
 use crate::faults::FaultState;
 use crate::sync::{Tasks, lock};
 
+/// After GOAWAY and the last stream the carrier is still read for this long: closed with bytes unread it would be reset, and a
+/// reset takes the GOAWAY away from a client that has not read it yet.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Serves a session until the connection or the idle time ends it.
 pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStream, envelope: Envelope) {
     let faults = shared.faults.subscribe();
@@ -37,6 +41,7 @@ pub(crate) async fn serve(shared: &Arc<Shared>, target: Target, stream: ApiStrea
         pairs: Mutex::new(HashMap::new()),
         last_stream: AtomicU32::new(0),
         gone_away: AtomicBool::new(false),
+        ending: AtomicBool::new(false),
         activity: watch::Sender::new(Instant::now()),
         empty: watch::Sender::new(true),
         tasks: Arc::downgrade(&tasks),
@@ -73,7 +78,10 @@ pub(super) struct Session {
     streams: Mutex<HashMap<u32, Arc<Stream>>>,
     pairs: Mutex<HashMap<String, Pair>>,
     last_stream: AtomicU32,
+    /// New streams are ignored.
     gone_away: AtomicBool,
+    /// Ends with its last stream.
+    ending: AtomicBool,
     /// When the last frame came or went.
     activity: watch::Sender<Instant>,
     /// Whether no stream is left.
@@ -363,8 +371,8 @@ impl Session {
     async fn gone(&self) {
         let mut empty = self.empty.subscribe();
         loop {
-            if self.gone_away.load(Ordering::SeqCst) && *empty.borrow_and_update() {
-                return;
+            if self.ending.load(Ordering::SeqCst) && *empty.borrow_and_update() {
+                return tokio::time::sleep(FAREWELL).await;
             }
             if empty.changed().await.is_err() {
                 return;
@@ -374,6 +382,7 @@ impl Session {
 
     pub(super) fn go_away(&self) {
         self.gone_away.store(true, Ordering::SeqCst);
+        self.ending.store(true, Ordering::SeqCst);
         // Wakes `gone`, whatever the value.
         self.empty.send_modify(|_| {});
     }
@@ -390,8 +399,10 @@ impl Session {
                 self.send(&[0x80, 99, 0, 6, 0, 0, 0, 4, 0, 0, 0, 1], &[]).await.ok();
             }
             if std::mem::replace(&mut goaway, now.1) != now.1 {
-                self.go_away();
+                // From here on new streams are ignored; but the session must not end before that is told.
+                self.gone_away.store(true, Ordering::SeqCst);
                 self.send_goaway().await.ok();
+                self.go_away();
             }
         }
     }

@@ -46,6 +46,7 @@ impl State {
     }
 
     fn accepted(&mut self, pair: PairId) {
+        self.accepted = true;
         let Some(stream) = self.streams.get_mut(&pair) else { return };
         stream.accepted = true;
         if stream.local == Local::Open && !stream.remote_ended {
@@ -135,9 +136,11 @@ impl State {
         self.retired = true;
         let beyond: Vec<PairId> =
             self.streams.keys().copied().filter(|pair| pair.is_beyond(last_good)).collect();
+        // Some servers say 0 whatever they did: that is only believed of one that has never answered an opening. A stream
+        // that has answered was processed in any case.
+        let believed = last_good > 0 || !self.accepted;
         for pair in beyond {
-            // Some servers say 0 whatever they did; a stream that has answered was processed.
-            if self.streams.get(&pair).is_some_and(|stream| !stream.received && last_good > 0) {
+            if believed && self.streams.get(&pair).is_some_and(|stream| !stream.received) {
                 let problem = Problem::new(Code::ConnectionLost, "the cluster closes this transport");
                 self.break_stream(pair, ChannelError { problem, delivery: Delivery::Nothing });
             }

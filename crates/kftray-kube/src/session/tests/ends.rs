@@ -238,6 +238,25 @@ async fn going_away_replays_what_was_not_processed() {
     assert_eq!(recv_exact(&mut processed, 5).await, b"go on");
 }
 
+/// Servers that say 0 whatever they did are told by the openings they have answered.
+#[tokio::test(start_paused = true)]
+async fn going_away_at_once_replays_only_where_nothing_was_ever_answered() {
+    let (fresh, mut peer) = session(Protocol::Spdy).await;
+    let mut first = fresh.open(80, Bytes::from_static(b"GET"), None).unwrap();
+    peer.syns().await;
+    peer.put(|out, _| frame::put_goaway(out, 0, 0)).await;
+    assert_eq!(recv(&mut first).await.unwrap_err().delivery, Delivery::Nothing);
+
+    let (used, mut peer) = session(Protocol::Spdy).await;
+    let _old = used.open(80, Bytes::new(), None).unwrap();
+    peer.accept().await;
+    let mut open = used.open(80, Bytes::from_static(b"GET"), None).unwrap();
+    peer.syns().await;
+    peer.put(|out, _| frame::put_goaway(out, 0, 0)).await;
+    drop(peer);
+    assert_eq!(recv(&mut open).await.unwrap_err().delivery, Delivery::Unknown);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lost_carrier_breaks_all_and_says_what_was_delivered() {
     for protocol in BOTH {
