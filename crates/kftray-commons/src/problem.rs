@@ -128,6 +128,16 @@ codes! {
 
     /// The relay is not up yet.
     RelayStarting = "relay_starting", Wait, "Nothing to do: the forward starts when the relay is up.";
+    /// The relay does not let us in: another token, or no protocol version in common.
+    RelayRefused = "relay_refused", Wait, "Use a version of this program that fits the relay, or ask whoever installed the relay.";
+    /// The relay may not connect to that target.
+    RelayDenied = "relay_denied", User, "Ask whoever started the relay to allow the target; its own loopback, metadata addresses and the API server are denied unless named.";
+    /// The cluster's DNS knows no such name.
+    HostNotFound = "host_not_found", User, "Check the name as the cluster sees it: NAME.NAMESPACE.svc for a Service of another namespace.";
+    /// The target did not answer the relay's attempt to connect.
+    HostTimedOut = "host_timed_out", User, "Check address and port, and network policies between the relay and the target.";
+    /// The relay's network leads nowhere near the target.
+    HostUnreachable = "host_unreachable", User, "Check the address, and that the cluster's nodes reach it.";
     /// Direct connections are held back to protect the node, and the relay would carry them.
     SuggestRelay = "suggest_relay", Retry, "Set \"via\": \"relay\" for this forward, or install a relay and set \"via\": \"auto\".";
     /// The local program that is exposed does not answer.
