@@ -3,6 +3,7 @@
 //!
 //! Pure: no sockets, no runtime, no clock, no Kubernetes.
 
+pub mod access;
 pub mod border;
 pub mod check;
 pub mod event;
@@ -14,8 +15,9 @@ pub mod status;
 pub mod tags;
 pub mod target;
 
+pub use access::{Access, Network, Secret};
 pub use event::Event;
 pub use problem::{Code, Cure, Problem};
-pub use spec::{ForwardId, ForwardSpec, Workload};
+pub use spec::{ForwardId, ForwardSpec, Via, Workload};
 pub use status::{Counters, Status};
 pub use target::{ClusterRef, ContextRef, RemotePort, Target, TargetObject, WorkloadKind};

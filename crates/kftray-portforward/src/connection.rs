@@ -15,6 +15,7 @@ use tracing::{debug, trace};
 
 use crate::choice::{Pick, SuspectKind};
 use crate::client::Client;
+use crate::config::ForwardConfig;
 use crate::directory::Directory;
 use crate::engine::Process;
 use crate::event::Event;
@@ -53,6 +54,7 @@ const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct Shared {
     pub(crate) process: Arc<Process>,
     pub(crate) about: Arc<About>,
+    pub(crate) config: ForwardConfig,
     pub(crate) directory: Directory,
 }
 
@@ -114,7 +116,7 @@ impl<'a> Connection<'a> {
             client,
             accepted,
             held: None,
-            deadline: accepted + shared.about.config.hold,
+            deadline: accepted + shared.config.hold,
             refused: Vec::new(),
             refusal_pauses: 0,
             last_problem: None,
@@ -149,9 +151,9 @@ impl<'a> Connection<'a> {
             };
             drop(channel);
             self.client.sent.rewind();
-            if opened.elapsed() > self.shared.about.config.hold {
+            if opened.elapsed() > self.shared.config.hold {
                 // It had been open for long: this is a new wait, not the rest of the old one.
-                self.deadline = Instant::now() + self.shared.about.config.hold;
+                self.deadline = Instant::now() + self.shared.config.hold;
                 self.refusal_pauses = 0;
             }
             Box::pin(self.blame(endpoint, failed)).await?;
@@ -281,7 +283,7 @@ impl<'a> Connection<'a> {
         if self.held.is_none() {
             let place = Arc::clone(&self.shared.process.held).try_acquire_owned();
             self.held = Some(place.map_err(|_| {
-                let name = &self.shared.about.config.name;
+                let name = &self.shared.config.name;
                 let message =
                     format!("too many connections wait for pods already, {name} could not hold one more");
                 Failure::Problem(Problem::new(Code::Overloaded, message))
@@ -292,7 +294,7 @@ impl<'a> Connection<'a> {
 
     /// The time for waiting is over.
     fn give_up(&self) -> Failure {
-        let config = &self.shared.about.config;
+        let config = &self.shared.config;
         let cause = self.shared.directory.why().or_else(|| self.last_problem.clone());
         let message = format!(
             "no pod of {} could serve the connection within {:?}{}",
@@ -422,14 +424,14 @@ mod tests {
     use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
 
     use super::*;
-    use crate::config::{Balance, ForwardConfig, Limits};
-    use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Warm};
+    use crate::config::{Balance, Limits};
+    use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Wanted, Warm};
 
     /// A cluster of one silent pod.
     struct Silent;
 
     impl Resolve for Silent {
-        fn follow(&self, _: &Target, _: &RemotePort) -> watch::Receiver<Resolution> {
+        fn follow(&self, _: &Wanted) -> watch::Receiver<Resolution> {
             watch::Sender::new(Resolution::Pending).subscribe()
         }
     }
@@ -470,7 +472,8 @@ mod tests {
         let config = ForwardConfig::new("p", target, RemotePort::Number(80.try_into().expect("port")));
         Arc::new(Shared {
             process: Arc::new(Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024))),
-            about: Arc::new(About::new(config)),
+            about: Arc::new(About::new(config.clone().into())),
+            config,
             directory: Directory::new(Balance::RoundRobin),
         })
     }

@@ -82,6 +82,7 @@ impl Tally {
             open_p50_us,
             open_p99_us,
             idle_ms: last.checked_sub(1).map(|at| millis(now - self.started).saturating_sub(at)),
+            ..Counters::default()
         }
     }
 }

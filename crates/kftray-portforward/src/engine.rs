@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{ForwardConfig, Limits};
+use crate::config::{Config, Limits};
 use crate::forward::Forward;
 use crate::ports::{Dial, Resolve};
 
@@ -38,8 +38,8 @@ impl Engine {
     ///
     /// Must be called inside a tokio runtime with I/O and time.
     #[must_use]
-    pub fn start(&self, config: ForwardConfig) -> Forward {
-        Forward::start(Arc::clone(&self.shared), config)
+    pub fn start(&self, config: impl Into<Config>) -> Forward {
+        Forward::start(Arc::clone(&self.shared), config.into())
     }
 
     /// The machine woke up or changed network: every transport proves itself now, and nobody waits for a backoff.

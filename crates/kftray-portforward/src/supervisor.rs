@@ -19,6 +19,7 @@ use tracing::{debug, error, info};
 
 use crate::accept;
 use crate::choice::SuspectKind;
+use crate::config::ForwardConfig;
 use crate::connection::Shared;
 use crate::directory::Directory;
 use crate::engine::Process;
@@ -29,10 +30,10 @@ use crate::machine::{Effect, Input, Machine};
 use crate::ports::{DialError, Endpoint, Resolution, Warm};
 
 /// Runs a forward from its start to the end of its last connection.
-pub(crate) async fn run(process: Arc<Process>, about: Arc<About>) {
-    let resolution = process.resolve.follow(&about.config.target, &about.config.remote_port);
-    let directory = Directory::new(about.config.balance.clone());
-    let shared = Arc::new(Shared { process, about, directory });
+pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, config: ForwardConfig) {
+    let resolution = process.resolve.follow(&config.wanted());
+    let directory = Directory::new(config.balance.clone());
+    let shared = Arc::new(Shared { process, about, config, directory });
     let mut supervisor = Supervisor {
         shared,
         machine: Machine::new(),
@@ -84,7 +85,7 @@ impl Supervisor {
                 () = stop.stopped() => Wake::Stop,
                 Some(ended) = self.listeners.join_next() => {
                     if let Err(error) = ended {
-                        error!(forward = shared.about.config.name, %error, "a listener's task ended");
+                        error!(forward = shared.config.name, %error, "a listener's task ended");
                     }
                     Wake::ListenerEnded
                 }
@@ -125,7 +126,7 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Bind => {
-                    let config = self.shared.about.config.clone();
+                    let config = self.shared.config.clone();
                     self.binding =
                         Some(Box::pin(
                             async move { listener::open(&config.addresses, config.local_port).await },
@@ -142,7 +143,7 @@ impl Supervisor {
                     self.shared.about.set_ready(None);
                 }
                 Effect::Publish(status) => {
-                    debug!(forward = self.shared.about.config.name, status = status.name());
+                    debug!(forward = self.shared.config.name, status = status.name());
                     // "Stopped" is told at the very end, after the last event.
                     if status != kftray_commons::Status::Stopped {
                         self.shared.about.publish(status);
@@ -182,7 +183,7 @@ impl Supervisor {
                 for socket in listeners.sockets {
                     self.listeners.spawn(accept::run(Arc::clone(&self.shared), socket));
                 }
-                info!(forward = self.shared.about.config.name, addresses = ?listeners.addresses, "listening");
+                info!(forward = self.shared.config.name, addresses = ?listeners.addresses, "listening");
                 self.shared.about.set_addresses(listeners.addresses, listeners.notes);
                 self.step(Input::Bound);
             }
@@ -224,8 +225,7 @@ impl Supervisor {
         if self.shared.about.is_stopping() {
             return;
         }
-        let message =
-            format!("a listener of {} ended by a fault of this program", self.shared.about.config.name);
+        let message = format!("a listener of {} ended by a fault of this program", self.shared.config.name);
         let cause = Problem::new(Code::Internal, message);
         self.shared.about.publish(kftray_commons::Status::NeedsUser { cause });
     }

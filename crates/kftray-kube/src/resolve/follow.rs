@@ -184,7 +184,7 @@ impl Follower {
             TargetObject::Service(name) | TargetObject::Pod(name) | TargetObject::Workload { name, .. } => {
                 Some(name)
             }
-            TargetObject::Labels(_) => None,
+            TargetObject::Labels(_) | TargetObject::Host(_) => None,
         };
         for (what, name) in [("namespace", Some(namespace)), ("name", name.map(String::as_str))] {
             if let Some(name) = name
@@ -215,6 +215,10 @@ impl Follower {
                 }
             },
             TargetObject::Workload { kind, name } => look.workload(*kind, name).await,
+            TargetObject::Host(host) => {
+                let message = format!("{host} is no object of the cluster; only the relay reaches it");
+                Rest::Invalid(Problem::new(Code::SpecInvalid, message))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort, WorkloadKind};
-use kftray_portforward::ports::{Condition, Endpoint};
+use kftray_portforward::ports::{Condition, Endpoint, Route};
 
 use super::feed::{
     Access, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, FeedKey, JOBS, Kind, PODS, REPLICA_SET_OWNERS,
@@ -86,6 +86,7 @@ impl LookUp<'_> {
             node: None,
             port: port.get(),
             condition: Condition::Ready,
+            route: Route::Direct,
         };
         self.out.publish_answer(Answer::Endpoints(vec![endpoint], None), notes);
         Rest::Blind

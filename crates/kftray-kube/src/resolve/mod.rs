@@ -7,11 +7,11 @@
 //! nothing: its task and, if nobody else needs them, its watches end.
 
 mod explain;
-mod feed;
-mod feeds;
+pub(crate) mod feed;
+pub(crate) mod feeds;
 mod follow;
 mod lookup;
-mod object;
+pub(crate) mod object;
 mod pods;
 mod reflect;
 mod refusal;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use kftray_commons::{ClusterRef, RemotePort, Target};
-use kftray_portforward::ports::{ClusterId, Endpoint, Resolution, Resolve};
+use kftray_portforward::ports::{ClusterId, Endpoint, Resolution};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -104,6 +104,12 @@ impl Resolver {
         self.root.kick.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Follows the pods behind a target, for TCP by a port-forward to the pod itself; the rules are those of
+    /// [`Resolve::follow`](kftray_portforward::ports::Resolve::follow).
+    pub fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
+        self.root.follow(target, port)
+    }
+
     /// How the target is looked up where the best way is not permitted: one sentence per denial. Empty if all is well or
     /// nobody follows it.
     #[must_use]
@@ -112,12 +118,6 @@ impl Resolver {
         let notes =
             followers.get(&(target.clone(), port.clone())).map(|followed| lock(&followed.out.notes).clone());
         notes.unwrap_or_default()
-    }
-}
-
-impl Resolve for Resolver {
-    fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
-        self.root.follow(target, port)
     }
 }
 

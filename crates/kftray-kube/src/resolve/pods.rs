@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort};
-use kftray_portforward::ports::{ClusterId, Condition, Endpoint};
+use kftray_portforward::ports::{ClusterId, Condition, Endpoint, Route};
 
 use super::explain;
 use super::object::{Container, ContainerPort, Pod, ReplicaSet, Workload, is_tcp};
@@ -169,6 +169,7 @@ fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoi
         node: pod.spec.node_name.clone(),
         port,
         condition,
+        route: Route::Direct,
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort};
-use kftray_portforward::ports::{Condition, Endpoint};
+use kftray_portforward::ports::{Condition, Endpoint, Route};
 
 use super::explain;
 use super::object::{
@@ -240,6 +240,7 @@ impl Behind {
                 node: listed.node_name.clone(),
                 port,
                 condition: condition(listed),
+                route: Route::Direct,
             };
             let key = (namespace, Arc::clone(&pod.name), Arc::clone(&pod.uid));
             let known = self.endpoints.entry(key).or_insert_with(|| endpoint.clone());
