@@ -209,6 +209,8 @@ pub struct Limits {
     pub held: usize,
     /// Connections that may be open at the same time; beyond it new ones wait unaccepted in the system's backlog.
     pub connections: usize,
+    /// UDP flows that may be open at the same time; a datagram that would begin one more is dropped and counted.
+    pub flows: usize,
 }
 
 impl Limits {
@@ -222,19 +224,21 @@ impl Limits {
     /// Where the system's limit is not known or is infinite: more than ephemeral ports allow to one address anyway.
     const CONNECTIONS: usize = 65_536;
 
+    /// A flow costs no file here, but a task of about 1 KiB and a socket at a relay: four forwards at their own limit.
+    const FLOWS: usize = 4 * crate::udp::FLOWS;
+
     /// Limits for a process that may have `files` open (each connection costs one).
     #[must_use]
     pub fn for_open_files(files: u64) -> Self {
         let spare = files.saturating_sub(Self::RESERVED_FILES).max(files / 2).max(1);
         let connections = usize::try_from(spare).unwrap_or(usize::MAX).min(Self::CONNECTIONS);
-        Self { held: Self::HELD.min(connections), connections }
+        Self { held: Self::HELD.min(connections), connections, flows: Self::FLOWS }
     }
 
     /// Limits by the system's present limit of open files. Raise that first, if at all.
     #[must_use]
     pub fn detect() -> Self {
-        crate::platform::open_files_limit()
-            .map_or(Self { held: Self::HELD, connections: Self::CONNECTIONS }, Self::for_open_files)
+        crate::platform::open_files_limit().map_or(Self::for_open_files(u64::MAX), Self::for_open_files)
     }
 }
 

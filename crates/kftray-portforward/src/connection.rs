@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use kftray_commons::{Code, Cure, Problem};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, trace};
 
@@ -23,6 +23,7 @@ use crate::forward::About;
 use crate::platform::PeerState;
 use crate::ports::{Channel, Condition, Delivery, Endpoint, HalfClose};
 use crate::pump::{Pump, Turn};
+use crate::udp;
 
 /// Pauses before another round when every ready pod has refused. A container that has died is noticed by the kubelet
 /// within about a second (its relist period) and then is no longer ready, so that the connection is held; one that is
@@ -56,6 +57,15 @@ pub(crate) struct Shared {
     pub(crate) about: Arc<About>,
     pub(crate) config: ForwardConfig,
     pub(crate) directory: Directory,
+    /// One permit per UDP flow.
+    pub(crate) flows: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(process: Arc<Process>, about: Arc<About>, config: ForwardConfig) -> Self {
+        let directory = Directory::new(config.balance.clone());
+        Self { process, about, config, directory, flows: Arc::new(Semaphore::new(udp::FLOWS)) }
+    }
 }
 
 /// Why a connection ended before its time.
@@ -424,7 +434,7 @@ mod tests {
     use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
 
     use super::*;
-    use crate::config::{Balance, Limits};
+    use crate::config::Limits;
     use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Wanted, Warm};
 
     /// A cluster of one silent pod.
@@ -470,12 +480,9 @@ mod tests {
         let object = TargetObject::Pod("p".to_owned());
         let target = Target { cluster: ClusterRef::default(), namespace: None, object };
         let config = ForwardConfig::new("p", target, RemotePort::Number(80.try_into().expect("port")));
-        Arc::new(Shared {
-            process: Arc::new(Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024))),
-            about: Arc::new(About::new(config.clone().into())),
-            config,
-            directory: Directory::new(Balance::RoundRobin),
-        })
+        let process = Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024));
+        let about = About::new(config.clone().into());
+        Arc::new(Shared::new(Arc::new(process), Arc::new(about), config))
     }
 
     async fn pair() -> (TcpStream, TcpStream) {

@@ -7,6 +7,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::{Config, Limits};
 use crate::forward::Forward;
 use crate::ports::{Dial, Resolve};
+use crate::udp::{self, Room};
 
 /// Starts forwards. Cheap to clone; forwards live by their own handles, not by the engine's.
 #[derive(Clone)]
@@ -22,6 +23,10 @@ pub(crate) struct Process {
     pub(crate) held: Arc<Semaphore>,
     /// One permit per open connection.
     pub(crate) open: Arc<Semaphore>,
+    /// One permit per UDP flow.
+    pub(crate) flows: Arc<Semaphore>,
+    /// Room for datagrams that wait for their flows.
+    pub(crate) datagrams: Arc<Room>,
     /// Counts changes of network, wake-ups included.
     pub(crate) network: watch::Sender<u64>,
 }
@@ -56,6 +61,8 @@ impl Process {
             dial,
             held: Arc::new(Semaphore::new(limits.held.min(Semaphore::MAX_PERMITS))),
             open: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            flows: Arc::new(Semaphore::new(limits.flows.min(Semaphore::MAX_PERMITS))),
+            datagrams: Room::new(udp::WAITING),
             network: watch::Sender::new(0),
         }
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use kftray_commons::spec::Protocol;
 use kftray_commons::{Code, Counters, Problem, Status};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::counters::Tally;
 use crate::engine::Process;
 use crate::event::{Event, ReadyVia, Snapshot};
-use crate::{reverse, supervisor};
+use crate::{platform, reverse, supervisor};
 
 /// Events kept for a receiver that is slow. A forward tells a few per change of state; only a storm of failed
 /// connections fills this, and then the newest matter.
@@ -96,7 +97,13 @@ impl Forward {
     /// The counters now.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.about.tally.read(Instant::now())
+        let mut counters = self.about.tally.read(Instant::now());
+        if matches!(&self.about.config, Config::Forward(config) if config.protocol == Protocol::Udp) {
+            // What the system has lost is added to the tally when the sockets close.
+            let addresses = lock(&self.about.place).addresses.clone();
+            counters.datagrams_dropped += addresses.into_iter().map(platform::datagrams_lost).sum::<u64>();
+        }
+        counters
     }
 
     /// Where it listens, with real ports; empty until bound.
@@ -108,6 +115,7 @@ impl Forward {
     /// Everything at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let counters = self.counters();
         let place = lock(&self.about.place);
         Snapshot {
             name: self.about.name().to_owned(),
@@ -115,7 +123,7 @@ impl Forward {
             addresses: place.addresses.clone(),
             ready: place.ready.clone(),
             urls: place.urls.clone(),
-            counters: self.counters(),
+            counters,
         }
     }
 

@@ -20,6 +20,7 @@ pub mod ports;
 mod pump;
 mod reverse;
 mod supervisor;
+mod udp;
 
 pub use config::{Balance, Config, DEFAULT_HOLD, ExposeConfig, ForwardConfig, Limits, LocalAddress};
 pub use engine::Engine;

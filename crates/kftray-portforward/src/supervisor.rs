@@ -21,19 +21,18 @@ use crate::accept;
 use crate::choice::SuspectKind;
 use crate::config::ForwardConfig;
 use crate::connection::Shared;
-use crate::directory::Directory;
 use crate::engine::Process;
 use crate::event::ReadyVia;
 use crate::forward::About;
-use crate::listener::{self, Listeners};
+use crate::listener::{self, Listener, Listeners};
 use crate::machine::{Effect, Input, Machine};
 use crate::ports::{DialError, Endpoint, Resolution, Warm};
+use crate::udp;
 
 /// Runs a forward from its start to the end of its last connection.
 pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, config: ForwardConfig) {
     let resolution = process.resolve.follow(&config.wanted());
-    let directory = Directory::new(config.balance.clone());
-    let shared = Arc::new(Shared { process, about, config, directory });
+    let shared = Arc::new(Shared::new(process, about, config));
     let mut supervisor = Supervisor {
         shared,
         machine: Machine::new(),
@@ -127,10 +126,9 @@ impl Supervisor {
             match effect {
                 Effect::Bind => {
                     let config = self.shared.config.clone();
-                    self.binding =
-                        Some(Box::pin(
-                            async move { listener::open(&config.addresses, config.local_port).await },
-                        ));
+                    self.binding = Some(Box::pin(async move {
+                        listener::open(&config.addresses, config.local_port, config.protocol).await
+                    }));
                 }
                 Effect::Close => {
                     // Open listeners hear the stop themselves, at the same time as this task.
@@ -181,7 +179,11 @@ impl Supervisor {
         match bound {
             Ok(listeners) => {
                 for socket in listeners.sockets {
-                    self.listeners.spawn(accept::run(Arc::clone(&self.shared), socket));
+                    let shared = Arc::clone(&self.shared);
+                    match socket {
+                        Listener::Tcp(socket) => self.listeners.spawn(accept::run(shared, socket)),
+                        Listener::Udp(socket) => self.listeners.spawn(udp::run(shared, socket)),
+                    };
                 }
                 info!(forward = self.shared.config.name, addresses = ?listeners.addresses, "listening");
                 self.shared.about.set_addresses(listeners.addresses, listeners.notes);

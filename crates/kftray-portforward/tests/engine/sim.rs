@@ -221,7 +221,7 @@ impl Sim {
     }
 
     pub(crate) fn engine(self: &Arc<Self>) -> Engine {
-        self.engine_with(Limits { held: 2_000, connections: 4_000 })
+        self.engine_with(Limits { held: 2_000, connections: 4_000, flows: 4_000 })
     }
 
     pub(crate) fn engine_with(self: &Arc<Self>, limits: Limits) -> Engine {
