@@ -7,11 +7,10 @@ use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::{digest, hmac};
+use kftray_relay_proto::token::Token;
+use ring::hmac;
 
-/// Length of key, nonce-derived token and SHA-256, in bytes.
+/// Length of the key and of a token, in bytes.
 const KEY: usize = 32;
 /// Random bytes of a nonce: two relays never share a token.
 const NONCE: usize = 16;
@@ -76,6 +75,12 @@ impl InstallationKey {
         Self::new(&rand::random::<[u8; KEY]>())
     }
 
+    /// The same at every run, so that manifests can be compared with snapshots.
+    #[cfg(test)]
+    pub(crate) fn of_test() -> Self {
+        Self::new(&[7; KEY])
+    }
+
     fn parse(text: &str) -> Option<Self> {
         unhex(text.trim()).map(|bytes| Self::new(&bytes))
     }
@@ -104,7 +109,7 @@ impl InstallationKey {
         }
         let mut bytes = [0; KEY];
         bytes.copy_from_slice(context.sign().as_ref());
-        Token(bytes)
+        Token::new(bytes)
     }
 }
 
@@ -114,45 +119,9 @@ impl fmt::Debug for InstallationKey {
     }
 }
 
-/// What a relay asks its clients for: 32 bytes. Never shown: `Debug` prints dots.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Token([u8; KEY]);
-
-impl Token {
-    /// From base64url, as a Secret holds it.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text.trim().trim_end_matches('=')).ok()?;
-        bytes.try_into().ok().map(Self)
-    }
-
-    /// A random one.
-    pub(crate) fn random() -> Self {
-        Self(rand::random())
-    }
-
-    /// The bytes, for the hello.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8; KEY] {
-        &self.0
-    }
-
-    /// Base64url without padding, as a Secret holds it.
-    #[must_use]
-    pub fn to_text(&self) -> String {
-        URL_SAFE_NO_PAD.encode(self.0)
-    }
-
-    /// SHA-256 of the bytes in lower-case hexadecimal digits: all that a pod's specification holds.
-    #[must_use]
-    pub fn hash(&self) -> String {
-        hex(digest::digest(&digest::SHA256, &self.0).as_ref())
-    }
-}
-
-impl fmt::Debug for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Token(..)")
-    }
+/// A token that is not derived, for a relay that many installations share.
+pub(crate) fn random_token() -> Token {
+    Token::new(rand::random())
 }
 
 /// A new nonce: 32 hexadecimal digits.
@@ -230,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_differ_by_every_part_and_show_themselves_to_nobody() {
+    fn tokens_differ_by_every_part_and_the_key_shows_itself_to_nobody() {
         let key = InstallationKey::ephemeral();
         let token = key.token("https://a", "shop", "1");
         for (server, namespace, nonce) in
@@ -238,18 +207,6 @@ mod tests {
         {
             assert_ne!(key.token(server, namespace, nonce), token);
         }
-        assert_eq!(format!("{token:?}"), "Token(..)");
-        assert!(!format!("{key:?}").contains(&token.to_text()));
-        assert_eq!(Token::parse(&token.to_text()), Some(token));
-        assert_eq!(Token::parse("short"), None);
-    }
-
-    #[test]
-    fn the_hash_is_sha_256_in_hexadecimal() {
-        // FIPS 180-2 has no vector of this length; computed with coreutils' sha256sum over 32 zero bytes.
-        assert_eq!(
-            Token([0; KEY]).hash(),
-            "66687aadf862bd776c8fc18b8e9f8e20089714856ee233b3902a591d0d5f2925"
-        );
+        assert!(!format!("{key:?} {token:?}").contains(&token.to_secret_text()));
     }
 }

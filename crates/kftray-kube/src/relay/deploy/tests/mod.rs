@@ -1,0 +1,1 @@
+//! Relays on the in-process cluster.
