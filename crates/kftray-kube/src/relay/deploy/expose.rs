@@ -2,19 +2,17 @@
 //! Ingress. They belong to the relay's Job, so that deleting it removes all.
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 
 use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, Exposure, IssuerKind};
 use kftray_commons::{Code, Problem};
+use kftray_portforward::ports::Offer;
 use serde_json::{Map, Value, json};
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 
 use super::api::{Api, INGRESSES, JOBS, Kind, PODS, SERVICES, identity};
-use super::life::{Life, REFUSED, TIDY};
+use super::life::TIDY;
 use super::manifest::{annotation, created_by, label, own_labels, short_hash};
-use super::{EXPOSE_PORT, ExposeName, ExposeState, Exposed, Identity, RelayPod, RelayState};
-use crate::resolve::feeds::Backoff;
+use super::{EXPOSE_PORT, Identity, RelayPod};
 
 /// Longest name of a Service (RFC 1035 label).
 const NAME_MAX: usize = 63;
@@ -30,89 +28,16 @@ pub(super) struct Owner {
     nonce: String,
 }
 
-/// One name: its relay kept up, and the objects that lead to it.
-pub(super) struct Publishing {
-    life: Life,
-    name: ExposeName,
-    wish: watch::Receiver<Expose>,
-    /// The Job to which the objects belong now.
-    owner: Option<Owner>,
-}
-
-impl Publishing {
-    pub(super) fn new(life: Life, name: ExposeName, wish: watch::Receiver<Expose>) -> Self {
-        Self { life, name, wish, owner: None }
-    }
-
-    /// Runs until it is dropped.
-    pub(super) async fn keep(&mut self, out: &watch::Sender<ExposeState>) -> Infallible {
-        let Self { life, name, wish, owner } = self;
-        let identity = std::sync::Arc::clone(&life.shared.identity);
-        let api = life.api(&name.namespace);
-        let mut kick = life.shared.kick.clone();
-        let relay = watch::Sender::new(RelayState::Starting(super::progress::searching(&name.namespace)));
-        let mut news = relay.subscribe();
-        let publish = async {
-            let mut refused = Backoff::new(REFUSED);
-            loop {
-                kick.mark_unchanged();
-                let state = news.borrow_and_update().clone();
-                let mut pause = None;
-                let told = match state {
-                    RelayState::Starting(problem) => ExposeState::Starting(problem),
-                    RelayState::Failed(problem) => ExposeState::Failed(problem),
-                    RelayState::Up(pods) => {
-                        let expose = wish.borrow().clone();
-                        let made = match pods.first() {
-                            Some(relay) => make(&api, &identity, relay, name, &expose, owner).await,
-                            None => Err(Problem::new(Code::Internal, "a relay is up without a pod")),
-                        };
-                        match made {
-                            Ok(exposed) => {
-                                refused.reset();
-                                ExposeState::Up(exposed)
-                            }
-                            Err(problem) => {
-                                pause = Some(refused.next());
-                                ExposeState::Failed(problem)
-                            }
-                        }
-                    }
-                };
-                out.send_if_modified(|current| {
-                    let new = *current != told;
-                    *current = told;
-                    new
-                });
-                let later = async {
-                    match pause {
-                        Some(pause) => sleep(pause).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    Ok(()) = news.changed() => {}
-                    Ok(()) = kick.changed() => {}
-                    () = later => {}
-                }
-            }
-        };
-        tokio::select! {
-            never = life.keep(&relay) => never,
-            never = publish => never,
-        }
-    }
-
-    /// Deletes what was made. Gives a cluster up that does not answer: the relay ends by itself, too, and all with it.
-    pub(super) async fn withdraw(&mut self) {
-        self.life.abandon().await;
-        let Some(owner) = self.owner.take() else { return };
-        remove(&self.life.api(&self.name.namespace), &owner).await;
-    }
+/// What was made, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Made {
+    pub(super) owner: Owner,
+    pub(super) urls: Vec<String>,
+    pub(super) notes: Vec<String>,
 }
 
 /// Deletes a Job and thereby all that belongs to it.
-async fn remove(api: &Api, owner: &Owner) {
+pub(super) async fn remove(api: &Api, owner: &Owner) {
     match timeout(TIDY, api.delete(JOBS, &owner.name, &owner.uid)).await {
         Ok(Ok(_)) => {}
         Ok(Err(problem)) => tracing::info!(%problem, job = owner.name, "an expose is left to end by itself"),
@@ -120,41 +45,24 @@ async fn remove(api: &Api, owner: &Owner) {
     }
 }
 
-/// Makes or changes Service and Ingress so that they lead to this relay. `owner` is what they belonged to before, if to
-/// anything of ours, and becomes what they belong to now.
+/// Makes or changes Service and Ingress so that they lead to this relay, whichever they led to before.
 ///
 /// # Errors
 /// A name that cannot be ([`Code::SpecInvalid`]) or is somebody else's ([`Code::NameTaken`]); what the cluster refuses.
-async fn make(
+pub(super) async fn make(
     api: &Api,
     identity: &Identity,
     relay: &RelayPod,
-    name: &ExposeName,
-    expose: &Expose,
-    owner: &mut Option<Owner>,
-) -> Result<Exposed, Problem> {
-    let plan = Plan::new(name, expose)?;
-    let new = owner_of(api, relay).await?;
-    let old = owner.replace(new.clone()).filter(|old| old.uid != new.uid);
-    put(api, identity, &name.alias, SERVICES, &plan.service(identity, &new)).await?;
-    match plan.ingress(identity, &new) {
-        Some(ingress) => put(api, identity, &name.alias, INGRESSES, &ingress).await?,
-        None => withdraw_ingress(api, identity, &name.alias).await,
+    offer: &Offer,
+) -> Result<Made, Problem> {
+    let plan = Plan::new(&offer.name, &relay.namespace, &offer.expose)?;
+    let owner = owner_of(api, relay).await?;
+    put(api, identity, &offer.name, SERVICES, &plan.service(identity, &owner)).await?;
+    match plan.ingress(identity, &owner) {
+        Some(ingress) => put(api, identity, &offer.name, INGRESSES, &ingress).await?,
+        None => withdraw_ingress(api, identity, &offer.name).await,
     }
-    if let Some(old) = old {
-        // Everything has moved over to the new one.
-        remove(api, &old).await;
-    }
-    Ok(Exposed { relay: relay.clone(), listen: EXPOSE_PORT, urls: plan.urls(), notes: plan.notes() })
-}
-
-/// The refusal of a second expose of one name.
-pub(super) fn twice(name: &ExposeName) -> Problem {
-    Problem::new(
-        Code::NameTaken,
-        format!("{} is exposed in namespace {} already, by this program", name.alias, name.namespace),
-    )
-    .with_remedy("Stop the other one, or choose another alias.")
+    Ok(Made { urls: plan.urls(), notes: plan.notes(), owner })
 }
 
 /// Tells at once if the name of an expose is somebody else's.
@@ -184,14 +92,14 @@ fn service_name(alias: &str) -> Result<String, Problem> {
 
 /// A wish, understood.
 struct Plan<'a> {
-    wanted: &'a ExposeName,
+    alias: &'a str,
+    namespace: &'a str,
     expose: &'a Expose,
     name: String,
 }
 
 impl<'a> Plan<'a> {
-    fn new(wanted: &'a ExposeName, expose: &'a Expose) -> Result<Self, Problem> {
-        let alias = &wanted.alias;
+    fn new(alias: &'a str, namespace: &'a str, expose: &'a Expose) -> Result<Self, Problem> {
         let name = service_name(alias)?;
         if expose.is_public() && !is_host(alias) {
             let message = format!("`{alias}` is no host name, which a public expose needs as its alias");
@@ -203,7 +111,7 @@ impl<'a> Plan<'a> {
             return Err(Problem::new(Code::SpecInvalid, message)
                 .with_remedy("Use a plain name such as internal-api, or \"exposure_type\": \"public\" for a host name."));
         }
-        Ok(Self { wanted, expose, name })
+        Ok(Self { alias, namespace, expose, name })
     }
 
     fn port(&self) -> u16 {
@@ -216,12 +124,12 @@ impl<'a> Plan<'a> {
 
     fn metadata(&self, identity: &Identity, owner: &Owner) -> Value {
         let mut labels = own_labels(identity, "expose");
-        labels.insert(label::EXPOSE.to_owned(), json!(short_hash(&self.wanted.alias)));
+        labels.insert(label::EXPOSE.to_owned(), json!(short_hash(self.alias)));
         let mut annotations = created_by(identity);
-        annotations.insert(annotation::ALIAS.to_owned(), json!(self.wanted.alias));
+        annotations.insert(annotation::ALIAS.to_owned(), json!(self.alias));
         json!({
             "name": self.name,
-            "namespace": self.wanted.namespace,
+            "namespace": self.namespace,
             "labels": labels,
             "annotations": annotations,
             // No `blockOwnerDeletion`: some clusters let only those set it who may change the owner's finalizers.
@@ -258,7 +166,7 @@ impl<'a> Plan<'a> {
         let Exposure::Public { ingress_class, annotations, certificate } = &self.expose.exposure else {
             return None;
         };
-        let host = self.wanted.alias.to_ascii_lowercase();
+        let host = self.alias.to_ascii_lowercase();
         let mut applied: BTreeMap<&str, &str> =
             annotations.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         if let Some(Certificate { issuer, kind }) = certificate {
@@ -288,7 +196,7 @@ impl<'a> Plan<'a> {
         }
         if certificate.is_some() {
             // The same name each time: an issuer counts how often a certificate is asked for.
-            let secret = format!("kftray-expose-tls-{}", short_hash(&self.wanted.alias));
+            let secret = format!("kftray-expose-tls-{}", short_hash(self.alias));
             spec["tls"] = json!([{ "hosts": [host], "secretName": secret }]);
         }
         Some(json!({
@@ -300,11 +208,11 @@ impl<'a> Plan<'a> {
     }
 
     fn urls(&self) -> Vec<String> {
-        let (name, namespace, port) = (&self.name, &self.wanted.namespace, self.port());
+        let (name, namespace, port) = (&self.name, self.namespace, self.port());
         match &self.expose.exposure {
             Exposure::Public { certificate, .. } => {
                 let scheme = if certificate.is_some() { "https" } else { "http" };
-                vec![format!("{scheme}://{}", self.wanted.alias.to_ascii_lowercase())]
+                vec![format!("{scheme}://{}", self.alias.to_ascii_lowercase())]
             }
             Exposure::Internal { protocol: ExposeProtocol::Http } if port == HTTP => {
                 vec![format!("http://{name}.{namespace}")]
@@ -321,7 +229,7 @@ impl<'a> Plan<'a> {
             return vec!["The addresses are those of the cluster: its pods reach them, this machine does not.".to_owned()];
         };
         let mut notes =
-            vec![format!("The DNS of {} must lead to the cluster's Ingress controller.", self.wanted.alias)];
+            vec![format!("The DNS of {} must lead to the cluster's Ingress controller.", self.alias)];
         if ingress_class.is_none() {
             notes.push("No ingress_class is set: the cluster's default class serves it, if there is one.".to_owned());
         }
@@ -473,10 +381,9 @@ mod tests {
     use super::*;
     use crate::relay::deploy::InstallationKey;
 
-    type Wish = (ExposeName, Expose);
+    type Wish = (&'static str, Expose);
 
-    fn offer(alias: &str, exposure: Exposure) -> Wish {
-        let name = ExposeName { namespace: "shop".to_owned(), alias: alias.to_owned() };
+    fn offer(alias: &'static str, exposure: Exposure) -> Wish {
         let expose = Expose {
             local_host: "localhost".to_owned(),
             local_port: NonZeroU16::new(3000).unwrap(),
@@ -484,7 +391,7 @@ mod tests {
             exposure,
             access: Access::default(),
         };
-        (name, expose)
+        (alias, expose)
     }
 
     fn public(annotations: &[(&str, &str)], certificate: bool) -> Exposure {
@@ -522,7 +429,7 @@ mod tests {
             offer("db", internal(ExposeProtocol::Tcp)),
             offer("MyApp.Example.com", public(&[("nginx.ingress.kubernetes.io/proxy-body-size", "0")], true)),
         ] {
-            let plan = Plan::new(&offer.0, &offer.1).unwrap();
+            let plan = Plan::new(offer.0, "shop", &offer.1).unwrap();
             let objects = [Some(plan.service(&identity(), &owner())), plan.ingress(&identity(), &owner())];
             for object in objects.into_iter().flatten() {
                 told.push_str(&super::super::yaml::to_yaml(&object));
@@ -544,7 +451,7 @@ mod tests {
             ("web.shop", internal(ExposeProtocol::Http), "has a dot"),
         ] {
             let offer = offer(name, exposure);
-            let problem = Plan::new(&offer.0, &offer.1).err().unwrap_or_else(|| panic!("{name} is taken for a name"));
+            let problem = Plan::new(offer.0, "shop", &offer.1).err().unwrap_or_else(|| panic!("{name} is taken for a name"));
             assert_eq!(problem.code, Code::SpecInvalid);
             assert!(problem.message.contains(words), "{}", problem.message);
         }
@@ -554,7 +461,7 @@ mod tests {
     fn a_change_takes_away_what_is_not_wanted_any_more() {
         let before = offer("a.example.com", public(&[("x/y", "1"), ("x/z", "2")], true));
         let after = offer("a.example.com", public(&[("x/z", "3")], false));
-        let plan = |wish: &Wish| Plan::new(&wish.0, &wish.1).unwrap().ingress(&identity(), &owner()).unwrap();
+        let plan = |wish: &Wish| Plan::new(wish.0, "shop", &wish.1).unwrap().ingress(&identity(), &owner()).unwrap();
         let changes = changes(&plan(&before), &plan(&after));
         assert_eq!(changes["metadata"]["annotations"]["x/y"], Value::Null);
         assert!(changes["metadata"]["annotations"].get("x/y").is_some(), "null is said, not left out");
@@ -591,7 +498,7 @@ mod tests {
     fn only_the_same_installation_and_alias_are_own() {
         let identity = identity();
         let offer = offer("web", internal(ExposeProtocol::Http));
-        let service = Plan::new(&offer.0, &offer.1).unwrap().service(&identity, &owner());
+        let service = Plan::new(offer.0, "shop", &offer.1).unwrap().service(&identity, &owner());
         assert!(is_own(&service, &identity, "web"));
         assert!(!is_own(&service, &identity, "web.example.com"), "the same Service name, another expose");
         let other = Identity { key: InstallationKey::ephemeral(), ..identity };

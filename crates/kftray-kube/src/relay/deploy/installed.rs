@@ -57,7 +57,7 @@ pub(super) async fn keep(life: &Life, spec: &RelaySpec, out: &watch::Sender<Rela
                     };
                     let place: Arc<str> = namespace.into();
                     let up: Vec<RelayPod> =
-                        usable.iter().map(|pod| life.pod(pod, &place, token.clone())).collect();
+                        usable.iter().map(|pod| life.pod(pod, &place, token.clone(), true)).collect();
                     publish(out, RelayState::Up(up.into()));
                 } else {
                     deadline.get_or_insert_with(|| Instant::now() + PATIENCE);

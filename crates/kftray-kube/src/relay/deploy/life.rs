@@ -21,7 +21,7 @@ use super::manifest::{Use, Wanted, label};
 use super::progress::{Progress, Scene, searching};
 use super::seen::{Event, Job, Pod};
 use super::settings::{RelaySettings, RelaySpec};
-use super::{Identity, RelayPod, RelayState, TUNNEL_PORT, expose, installed, key};
+use super::{Identity, Need, RelayPod, RelayState, TUNNEL_PORT, expose, installed, key};
 use crate::Cluster;
 use crate::resolve::feed::{Access, EVENTS, Feed, FeedKey, JOBS as WATCHED_JOBS, Kind, PODS, Phase, Scope, Subscription};
 use crate::resolve::feeds::{Backoff, Link, Registry, Timing};
@@ -30,7 +30,7 @@ use crate::resolve::object::Object;
 /// First and longest pause before a relay that ended is started again.
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// First and longest pause before asking again for what the cluster refused: mostly only an administrator changes that.
-pub(super) const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 /// A relay that was up this long did not end because of how it was made.
 const PROVEN: Duration = Duration::from_secs(60);
 /// Minutes after which an own Job without a running pod is somebody's who is gone: a pull takes minutes, not a quarter of an
@@ -48,21 +48,17 @@ pub(super) struct Shared {
     pub(super) kick: watch::Receiver<u64>,
     /// UIDs of pods that a tunnel could not use.
     pub(super) doubts: watch::Receiver<HashSet<Arc<str>>>,
-}
-
-/// What a relay is wanted for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Need {
-    /// Forwards of its namespace, or of any if it is an installed one.
-    Forwards,
-    /// The expose of this alias: always an own one, in the namespace of the Service that selects it.
-    Expose(String),
+    /// Counts up when a relay was started here, for those who only use what is there.
+    pub(super) started: watch::Sender<u64>,
+    /// How many deletions are under way.
+    pub(super) withdrawing: watch::Receiver<usize>,
 }
 
 /// One relay on one connection to a cluster.
 pub(super) struct Life {
     pub(super) cluster: Arc<Cluster>,
     pub(super) namespace: Arc<str>,
+    may_start: bool,
     purpose: Use,
     pub(super) shared: Shared,
     pub(super) link: Link,
@@ -76,6 +72,8 @@ enum End {
     Over(Duration),
     /// The cluster refuses it.
     Refused,
+    /// None is there and none is to be started.
+    Absent,
 }
 
 impl Life {
@@ -88,21 +86,23 @@ impl Life {
             timing: Timing::default(),
             kick: shared.kick.clone(),
         };
-        let purpose = match need {
-            Need::Forwards => Use::Forwards,
-            Need::Expose(alias) => Use::Expose(alias),
+        let purpose = match &need {
+            Need::IfThere | Need::Create => Use::Forwards,
+            Need::Expose(alias) => Use::Expose(alias.to_string()),
         };
-        Self { cluster, namespace: namespace.into(), purpose, shared, link, pending: None }
+        Self { cluster, namespace: namespace.into(), may_start: need != Need::IfThere, purpose, shared, link, pending: None }
     }
 
     /// Runs until it is dropped.
     pub(super) async fn keep(&mut self, out: &watch::Sender<RelayState>) -> Infallible {
         let (mut settings, mut kick) = (self.shared.settings.clone(), self.shared.kick.clone());
+        let mut started = self.shared.started.subscribe();
         let mut restart = Backoff::new(RESTART);
         let mut refused = Backoff::new(REFUSED);
         loop {
             settings.mark_unchanged();
             kick.mark_unchanged();
+            started.mark_unchanged();
             let spec = settings.borrow().resolve();
             let pause = match spec {
                 Err(problem) => {
@@ -124,6 +124,7 @@ impl Life {
                             Some(restart.next())
                         }
                         End::Refused => Some(refused.next()),
+                        End::Absent => None,
                     }
                 }
             };
@@ -137,6 +138,7 @@ impl Life {
                 () = pause => {}
                 Ok(()) = settings.changed() => {}
                 Ok(()) = kick.changed() => {}
+                Ok(()) = started.changed(), if !self.may_start => {}
             }
         }
     }
@@ -150,34 +152,27 @@ impl Life {
         }
     }
 
-    /// Whether one is there that [`Self::keep`] would use without starting it.
-    pub(super) async fn exists(&self) -> bool {
-        let Ok(spec) = self.shared.settings.borrow().resolve() else { return false };
-        let is_installed = async {
-            let out = watch::Sender::new(RelayState::Starting(searching(&self.namespace)));
-            let mut news = out.subscribe();
-            tokio::select! {
-                () = installed::keep(self, &spec, &out) => false,
-                up = news.wait_for(|state| matches!(state, RelayState::Up(_))) => up.is_ok(),
-            }
-        };
-        if spec.settings().use_installed != Some(false) && is_installed.await {
-            return true;
-        }
-        self.find(&spec).await.is_ok_and(|job| job.is_some())
-    }
-
     pub(super) fn api(&self, namespace: &str) -> Api {
         Api::new(self.cluster.client(), namespace)
     }
 
     /// One relay from beginning to end.
     async fn round(&mut self, spec: &RelaySpec, out: &watch::Sender<RelayState>) -> End {
-        if self.purpose == Use::Forwards && spec.settings().use_installed != Some(false) {
+        if self.purpose != Use::Forwards {
+            // A relay that is just being deleted must not be found.
+            let mut withdrawing = self.shared.withdrawing.clone();
+            if timeout(TIDY, withdrawing.wait_for(|count| *count == 0)).await.is_err() {
+                tracing::info!("an older expose is still being withdrawn");
+            }
+        } else if spec.settings().use_installed != Some(false) {
             installed::keep(self, spec, out).await;
         }
         let job = match self.find(spec).await {
             Ok(Some(job)) => job,
+            Ok(None) if !self.may_start => {
+                publish(out, RelayState::Absent);
+                return End::Absent;
+            }
             Ok(None) => {
                 publish_unless_up(out, RelayState::Starting(searching(&self.namespace)));
                 match self.create(spec).await {
@@ -187,6 +182,11 @@ impl Life {
                         return End::Refused;
                     }
                 }
+            }
+            Err(problem) if !self.may_start => {
+                tracing::info!(%problem, "whether a relay is there cannot be seen");
+                publish(out, RelayState::Absent);
+                return End::Absent;
             }
             Err(problem) => {
                 publish(out, RelayState::Failed(problem));
@@ -248,6 +248,7 @@ impl Life {
             }
         };
         self.pending = Some(identity(&created));
+        self.shared.started.send_modify(|count| *count = count.wrapping_add(1));
         // Another program of ours may have done the same at the same moment: all use the oldest.
         match self.find(spec).await {
             Ok(Some(oldest)) if oldest["metadata"]["uid"] != created["metadata"]["uid"] => {
@@ -364,19 +365,19 @@ impl Life {
     fn own(&self, spec: &RelaySpec, pod: &Pod, nonce: &str) -> RelayPod {
         let server = self.cluster.server();
         let token = self.wanted(spec, &server).token(nonce);
-        self.pod(pod, &self.namespace, token)
+        self.pod(pod, &self.namespace, token, false)
     }
 
-    pub(super) fn pod(&self, pod: &Pod, namespace: &Arc<str>, token: Token) -> RelayPod {
-        let version = pod.metadata.labels.get(label::VERSION).map_or("", String::as_str);
+    pub(super) fn pod(&self, pod: &Pod, namespace: &Arc<str>, token: Token, installed: bool) -> RelayPod {
         RelayPod {
+            cluster: self.cluster.id(),
             namespace: Arc::clone(namespace),
             pod: Arc::clone(&pod.metadata.meta.name),
             uid: Arc::clone(&pod.metadata.meta.uid),
             node: pod.spec.node_name.clone(),
-            version: version.into(),
             port: TUNNEL_PORT,
-            token: Some(token),
+            token,
+            installed,
         }
     }
 

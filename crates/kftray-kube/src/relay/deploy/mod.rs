@@ -28,13 +28,13 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use futures::AsyncBufRead;
-use kftray_commons::Problem;
-use kftray_commons::spec::Expose;
-use kftray_portforward::ports::ClusterId;
-use kftray_relay_proto::token::Token;
+use futures::future::BoxFuture;
+use futures::{AsyncBufRead, FutureExt as _};
+use kftray_commons::{ClusterRef, Code, Problem};
+use kftray_portforward::ports::Offer;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
 pub use install::{Access, Installation, Installed};
@@ -43,8 +43,10 @@ pub use key::{InstallationKey, KeyError};
 pub use roles::{Sheet, SubjectKind, rbac};
 pub use settings::{IMAGE_VARIABLE, PullPolicy, RelaySettings, RelaySpec};
 
-use self::life::{Life, Need, Shared};
-use crate::Cluster;
+use self::api::Api;
+use self::life::{Life, Shared, publish};
+use super::{Exposed, Need, RelayPod, RelayState, Relays};
+use crate::{Cluster, ClusterState, Clusters};
 
 /// The port on which the relay takes tunnels, on the pod's loopback only.
 const TUNNEL_PORT: u16 = 9999;
@@ -86,201 +88,61 @@ pub(crate) struct Identity {
     pub(crate) created_by: String,
 }
 
-/// A pod that carries tunnels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RelayPod {
-    /// Its namespace, which may be another than the target's.
-    pub namespace: Arc<str>,
-    /// Its name.
-    pub pod: Arc<str>,
-    /// Its UID.
-    pub uid: Arc<str>,
-    /// The node, if known.
-    pub node: Option<Arc<str>>,
-    /// Version of the program in it, as its label says; empty if it says nothing.
-    pub version: Arc<str>,
-    /// The port for tunnels, on the pod's loopback.
-    pub port: u16,
-    /// What it is told in the hello; `None`: it asks for nothing, its position is its guard.
-    pub token: Option<Token>,
-}
-
-/// What is known about a relay now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RelayState {
-    /// It is being found or started; the problem ([`kftray_commons::Code::RelayStarting`]) says what it waits for.
-    Starting(Problem),
-    /// It takes tunnels: at least one pod, several if an installed relay has replicas. Whoever opens several tunnels spreads
-    /// them over the pods in this order, which is another one for each installation.
-    Up(Arc<[RelayPod]>),
-    /// It cannot be had for this reason. In every case the cluster is watched or asked again, and the next value follows.
-    Failed(Problem),
-}
-
-/// The name under which a program of this machine shall be reachable in the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct ExposeName {
-    /// Namespace of the Service.
-    pub namespace: String,
-    /// The alias: name of the Service for an internal expose, host name for a public one.
-    pub alias: String,
-}
-
-/// What is known about an expose's objects now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ExposeState {
-    /// The relay or the objects are on their way; the problem says what they wait for.
-    Starting(Problem),
-    /// Relay and objects are there.
-    Up(Exposed),
-    /// It cannot be done for this reason; tried again where that can help.
-    Failed(Problem),
-}
-
-/// An expose whose objects are there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exposed {
-    /// The relay that is its own.
-    pub relay: RelayPod,
-    /// The port on which the relay listens inside the pod.
-    pub listen: u16,
-    /// Where callers reach it.
-    pub urls: Vec<String>,
-    /// What a person should know about it.
-    pub notes: Vec<String>,
-}
-
-/// The relays of every cluster that somebody wants. Cheap to clone; all clones share them. Dropping the last clone ends every
-/// task; what is in the clusters then ends by itself.
+/// The relays of all clusters. Cheap to clone; all clones share them. Dropping the last clone ends every task; what is in
+/// the clusters then ends by itself.
 #[derive(Clone)]
-pub struct Relays {
+pub struct Deploy {
     inner: Arc<Inner>,
 }
 
-type SharedKey = (ClusterId, Arc<str>);
-type ExposeKey = (ClusterId, ExposeName);
+type Key = (ClusterRef, Option<Arc<str>>, Need);
 
 struct Inner {
+    clusters: Clusters,
     identity: Arc<Identity>,
     settings: watch::Sender<RelaySettings>,
     /// Counts up when the machine woke or changed network.
     kick: watch::Sender<u64>,
-    /// UIDs of pods that a tunnel could not use.
     doubts: watch::Sender<HashSet<Arc<str>>>,
+    started: watch::Sender<u64>,
+    /// How many deletions are under way.
+    withdrawing: watch::Sender<usize>,
     runtime: Handle,
-    relays: Mutex<HashMap<SharedKey, Running<RelayState>>>,
-    exposes: Mutex<HashMap<ExposeKey, (watch::Sender<Expose>, Running<ExposeState>)>>,
-    /// How many exposes are not yet out of their cluster.
-    exposed: watch::Sender<usize>,
+    lives: Mutex<HashMap<Key, Running>>,
+    tidying: Mutex<JoinSet<()>>,
 }
 
-struct Running<T> {
-    state: Arc<watch::Sender<T>>,
+struct Running {
+    state: Arc<watch::Sender<RelayState>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Relays {
+impl Deploy {
     /// Touches no cluster yet. Must be called within a tokio runtime, on which everything runs.
     #[must_use]
-    pub fn new(options: RelayOptions) -> Self {
+    pub fn new(clusters: Clusters, options: RelayOptions) -> Self {
         let RelayOptions { key, owner, created_by, settings } = options;
         let inner = Inner {
+            clusters,
             identity: Arc::new(Identity { key, owner, created_by }),
             settings: watch::Sender::new(settings),
             kick: watch::Sender::new(0),
             doubts: watch::Sender::new(HashSet::new()),
+            started: watch::Sender::new(0),
+            withdrawing: watch::Sender::new(0),
             runtime: Handle::current(),
-            relays: Mutex::default(),
-            exposes: Mutex::default(),
-            exposed: watch::Sender::new(0),
+            lives: Mutex::default(),
+            tidying: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Follows the relay for forwards in this namespace until every clone of the receiver is dropped: an installed one, else
-    /// this installation's own, which is started if it is not there. It is kept up: started again after an eviction,
-    /// replaced when the settings change. All followers share one. When nobody follows any more, an own relay ends by
-    /// itself once it has had no tunnel for a while.
-    pub fn ensure(&self, cluster: &Arc<Cluster>, namespace: &str) -> watch::Receiver<RelayState> {
-        let key: SharedKey = (cluster.id(), namespace.into());
-        let mut relays = lock(&self.inner.relays);
-        if let Some(running) = relays.get(&key) {
-            return running.state.subscribe();
-        }
-        let state = Arc::new(watch::Sender::new(RelayState::Starting(progress::searching(namespace))));
-        let receiver = state.subscribe();
-        let life = self.life(cluster, namespace, Need::Forwards);
-        let task = until_unused(Arc::downgrade(&self.inner), key.clone(), Arc::clone(&state), life);
-        let task = AbortOnDropHandle::new(self.inner.runtime.spawn(task));
-        relays.insert(key, Running { state, _task: task });
-        receiver
-    }
-
-    /// The relay's pods, if [`Self::ensure`] keeps one up for that namespace just now. Asks nobody.
-    #[must_use]
-    pub fn known(&self, cluster: ClusterId, namespace: &str) -> Option<Arc<[RelayPod]>> {
-        let relays = lock(&self.inner.relays);
-        let running = relays.get(&(cluster, namespace.into()))?;
-        match &*running.state.borrow() {
-            RelayState::Up(pods) => Some(Arc::clone(pods)),
-            RelayState::Starting(_) | RelayState::Failed(_) => None,
-        }
-    }
-
-    /// Whether a relay is there that [`Self::ensure`] would use without starting one. Asks the cluster; what it denies
-    /// counts as not there.
-    pub async fn exists(&self, cluster: &Arc<Cluster>, namespace: &str) -> bool {
-        if self.known(cluster.id(), namespace).is_some() {
-            return true;
-        }
-        self.life(cluster, namespace, Need::Forwards).exists().await
-    }
-
-    /// A tunnel could not use this relay for a reason that does not pass: an own one is replaced, an installed one is
-    /// left alone from now on.
-    pub fn doubt(&self, relay: &RelayPod, problem: &Problem) {
-        tracing::info!(%problem, pod = %relay.pod, namespace = %relay.namespace, "a relay cannot be used");
-        self.inner.doubts.send_if_modified(|doubts| doubts.insert(Arc::clone(&relay.uid)));
-    }
-
-    /// Makes a program of this machine reachable under a name, until every clone of the receiver is dropped; then the objects
-    /// are deleted, and the same name waits for that. Its relay is one of its own, in the same namespace. One name is
-    /// exposed once.
-    pub fn expose(
-        &self,
-        cluster: &Arc<Cluster>,
-        name: &ExposeName,
-        expose: &Expose,
-    ) -> watch::Receiver<ExposeState> {
-        let key: ExposeKey = (cluster.id(), name.clone());
-        let mut exposes = lock(&self.inner.exposes);
-        if let Some((wish, running)) = exposes.get(&key) {
-            // Nobody looks any more: it is being withdrawn, and may begin anew with whatever is wished then.
-            if running.state.receiver_count() > 0 && *wish.borrow() != *expose {
-                // The sender may go: a receiver keeps its last value.
-                return watch::Sender::new(ExposeState::Failed(expose::twice(name))).subscribe();
-            }
-            wish.send_replace(expose.clone());
-            return running.state.subscribe();
-        }
-        let state = Arc::new(watch::Sender::new(ExposeState::Starting(progress::searching(&name.namespace))));
-        let receiver = state.subscribe();
-        let (wish, wished) = watch::channel(expose.clone());
-        let life = self.life(cluster, &name.namespace, Need::Expose(name.alias.clone()));
-        let publishing = expose::Publishing::new(life, name.clone(), wished);
-        self.inner.exposed.send_modify(|count| *count += 1);
-        let task = until_withdrawn(Arc::downgrade(&self.inner), key.clone(), Arc::clone(&state), publishing);
-        let task = AbortOnDropHandle::new(self.inner.runtime.spawn(task));
-        exposes.insert(key, (wish, Running { state, _task: task }));
-        receiver
-    }
-
-    /// Resolves when no expose is left in any cluster: for the end of a program, after all receivers were dropped. A cluster
-    /// that does not answer is given up after 10 s; its relays then end by themselves.
+    /// Resolves when no deletion is under way any more: for the end of a program, after everything was dropped. Each is
+    /// given up after 10 s.
     pub async fn withdrawn(&self) {
-        let mut exposed = self.inner.exposed.subscribe();
+        let mut withdrawing = self.inner.withdrawing.subscribe();
         // Cannot fail: the sender is in `self`.
-        let _never_closed = exposed.wait_for(|count| *count == 0).await;
+        let _never_closed = withdrawing.wait_for(|count| *count == 0).await;
     }
 
     /// New settings: relays that they would make differently are replaced; the old ones end once their tunnels have.
@@ -360,70 +222,149 @@ impl Relays {
     }
 }
 
-impl Relays {
-    fn life(&self, cluster: &Arc<Cluster>, namespace: &str, need: Need) -> Life {
+impl Relays for Deploy {
+    fn follow(
+        &self,
+        cluster: &ClusterRef,
+        namespace: Option<&str>,
+        need: Need,
+    ) -> watch::Receiver<RelayState> {
+        let key: Key = (cluster.clone(), namespace.map(Arc::from), need);
+        let mut lives = lock(&self.inner.lives);
+        if let Some(running) = lives.get(&key) {
+            return running.state.subscribe();
+        }
+        let state = Arc::new(watch::Sender::new(RelayState::Pending));
+        let receiver = state.subscribe();
         let inner = &self.inner;
-        let shared = Shared {
-            identity: Arc::clone(&inner.identity),
-            settings: inner.settings.subscribe(),
-            kick: inner.kick.subscribe(),
-            doubts: inner.doubts.subscribe(),
+        let following = Following {
+            inner: Arc::downgrade(inner),
+            key: key.clone(),
+            out: Arc::clone(&state),
+            shared: Shared {
+                identity: Arc::clone(&inner.identity),
+                settings: inner.settings.subscribe(),
+                kick: inner.kick.subscribe(),
+                doubts: inner.doubts.subscribe(),
+                started: inner.started.clone(),
+                withdrawing: inner.withdrawing.subscribe(),
+            },
         };
-        Life::new(Arc::clone(cluster), namespace, need, shared)
+        let task = following.until_unused(inner.clusters.follow(cluster));
+        let task = AbortOnDropHandle::new(inner.runtime.spawn(task));
+        lives.insert(key, Running { state, _task: task });
+        receiver
+    }
+
+    fn doubt(&self, relay: &RelayPod, problem: &Problem) {
+        tracing::info!(%problem, pod = %relay.pod, namespace = %relay.namespace, "a relay cannot be used");
+        self.inner.doubts.send_if_modified(|doubts| doubts.insert(Arc::clone(&relay.uid)));
+    }
+
+    fn expose(&self, relay: &RelayPod, offer: &Offer) -> BoxFuture<'static, Result<Exposed, Problem>> {
+        let (inner, relay, offer) = (Arc::clone(&self.inner), relay.clone(), offer.clone());
+        async move {
+            let cluster = inner.clusters.get(relay.cluster).ok_or_else(|| {
+                Problem::new(Code::ConnectionLost, "the kubeconfig entry behind the relay has changed")
+            })?;
+            let api = Api::new(cluster.client(), &relay.namespace);
+            let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
+            let guard = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
+            Ok(Exposed { port: EXPOSE_PORT, urls: made.urls, notes: made.notes, guard: Box::new(guard) })
+        }
+        .boxed()
     }
 }
 
-impl fmt::Debug for Relays {
+impl fmt::Debug for Deploy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relays").field("identity", &self.inner.identity).finish_non_exhaustive()
+        f.debug_struct("Deploy").field("identity", &self.inner.identity).finish_non_exhaustive()
     }
 }
 
-/// Keeps a relay up until nobody has a receiver any more, then takes it out of the registry.
-async fn until_unused(
+/// Deletes the Job that owns an expose's objects when it is dropped.
+struct Withdrawal {
     inner: Weak<Inner>,
-    key: SharedKey,
-    state: Arc<watch::Sender<RelayState>>,
-    mut life: Life,
-) {
-    loop {
-        tokio::select! {
-            never = life.keep(&state) => match never {},
-            () = state.closed() => {}
-        }
-        life.abandon().await;
-        let Some(inner) = inner.upgrade() else { return };
-        // New receivers are handed out under this lock only. Removing the entry ends this task.
-        let mut relays = lock(&inner.relays);
-        if state.receiver_count() == 0 {
-            let _ended = relays.remove(&key);
-            return;
-        }
+    api: Api,
+    owner: expose::Owner,
+}
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let (api, owner) = (self.api.clone(), self.owner.clone());
+        let withdrawing = inner.withdrawing.clone();
+        withdrawing.send_modify(|count| *count += 1);
+        let work = async move {
+            expose::remove(&api, &owner).await;
+            withdrawing.send_modify(|count| *count -= 1);
+        };
+        let mut tidying = lock(&inner.tidying);
+        while tidying.try_join_next().is_some() {}
+        tidying.spawn_on(work, &inner.runtime);
     }
 }
 
-/// Keeps an expose up until nobody has a receiver any more, then deletes what it has made.
-async fn until_withdrawn(
+/// One wish for a relay, from cluster to cluster.
+struct Following {
     inner: Weak<Inner>,
-    key: ExposeKey,
-    state: Arc<watch::Sender<ExposeState>>,
-    mut publishing: expose::Publishing,
-) {
-    loop {
-        tokio::select! {
-            never = publishing.keep(&state) => match never {},
-            () = state.closed() => {}
+    key: Key,
+    out: Arc<watch::Sender<RelayState>>,
+    shared: Shared,
+}
+
+impl Following {
+    /// Keeps the relay up until nobody has a receiver any more, then takes itself out of the registry.
+    async fn until_unused(self, mut clusters: watch::Receiver<ClusterState>) {
+        let mut life: Option<Life> = None;
+        clusters.mark_changed();
+        loop {
+            let wanted = tokio::select! {
+                Ok(()) = clusters.changed() => true,
+                never = keep(&mut life, &self.out) => match never {},
+                () = self.out.closed() => false,
+            };
+            if wanted {
+                let state = clusters.borrow_and_update().clone();
+                life = self.on(state, life).await;
+                continue;
+            }
+            if let Some(life) = &mut life {
+                life.abandon().await;
+            }
+            let Some(inner) = self.inner.upgrade() else { return };
+            // New receivers are handed out under this lock only. Removing the entry ends this task.
+            let mut lives = lock(&inner.lives);
+            if self.out.receiver_count() == 0 {
+                let _ended = lives.remove(&self.key);
+                return;
+            }
         }
-        publishing.withdraw().await;
-        let Some(inner) = inner.upgrade() else { return };
-        let mut exposes = lock(&inner.exposes);
-        if state.receiver_count() == 0 {
-            inner.exposed.send_modify(|count| *count -= 1);
-            let _ended = exposes.remove(&key);
-            return;
+    }
+
+    async fn on(&self, state: ClusterState, before: Option<Life>) -> Option<Life> {
+        if let Some(mut before) = before {
+            before.abandon().await;
         }
-        // Somebody came while it was being withdrawn.
-        state.send_replace(ExposeState::Starting(progress::searching(&key.1.namespace)));
+        match state {
+            ClusterState::Pending => publish(&self.out, RelayState::Pending),
+            ClusterState::Failed(problem) => publish(&self.out, RelayState::Failed(problem)),
+            ClusterState::Up(cluster) => {
+                // What was known of another cluster is void.
+                publish(&self.out, RelayState::Pending);
+                let (_, namespace, need) = &self.key;
+                let namespace = namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
+                return Some(Life::new(cluster, &namespace, need.clone(), self.shared.clone()));
+            }
+        }
+        None
+    }
+}
+
+async fn keep(life: &mut Option<Life>, out: &watch::Sender<RelayState>) -> std::convert::Infallible {
+    match life {
+        Some(life) => life.keep(out).await,
+        None => std::future::pending().await,
     }
 }
 
