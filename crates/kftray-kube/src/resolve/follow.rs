@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::feeds::{Backoff, Feeds};
 use super::lookup::{LookUp, Rest};
 use super::pods::{Answer, Scene};
-use super::syntax;
+use super::{Way, syntax};
 
 /// The state of the cluster behind a target.
 #[derive(Clone)]
@@ -98,6 +98,7 @@ fn same(a: &Resolution, b: &Resolution) -> bool {
 pub(super) struct Follower {
     pub(super) target: Target,
     pub(super) port: RemotePort,
+    pub(super) way: Way,
     pub(super) out: Arc<Published>,
 }
 
@@ -200,6 +201,7 @@ impl Follower {
                 cluster: feeds.link.id,
                 namespace: namespace.into(),
                 what: object.to_string().into(),
+                way: self.way,
             },
             port: &self.port,
             out: &self.out,
