@@ -7,10 +7,11 @@ use crate::command::{command, output};
 use crate::paths::root;
 
 /// A crate and the workspace crates it may depend on in what it ships (dependencies of tests are free).
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("kftray-commons", &[]),
     ("kftray-spdy", &[]),
     ("kftray-relay-proto", &[]),
+    ("kftray-server", &["kftray-relay-proto"]),
     ("kftray-portforward", &["kftray-commons"]),
     ("kftray-kube", &["kftray-commons", "kftray-portforward", "kftray-spdy"]),
     ("kftray-testkit", &["kftray-commons", "kftray-spdy"]),
