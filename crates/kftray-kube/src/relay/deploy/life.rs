@@ -64,6 +64,8 @@ pub(super) struct Life {
     pub(super) link: Link,
     /// An own Job that is not up yet: nobody's if we go.
     pending: Option<(String, String)>,
+    /// UIDs of Jobs whose pod has ended: their controller may take a moment to say so.
+    ended: HashSet<String>,
 }
 
 /// Why a round is over.
@@ -90,7 +92,7 @@ impl Life {
             Need::IfThere | Need::Create => Use::Forwards,
             Need::Expose(alias) => Use::Expose(alias.to_string()),
         };
-        Self { cluster, namespace: namespace.into(), may_start: need != Need::IfThere, purpose, shared, link, pending: None }
+        Self { cluster, namespace: namespace.into(), may_start: need != Need::IfThere, purpose, shared, link, pending: None, ended: HashSet::new() }
     }
 
     /// Runs until it is dropped.
@@ -220,7 +222,10 @@ impl Life {
                 }
             }
         }
-        jobs.retain(|job| wanted.fits(job) && is_alive(job) && !is_stale(job, Timestamp::now()));
+        jobs.retain(|job| {
+            let ended = job["metadata"]["uid"].as_str().is_some_and(|uid| self.ended.contains(uid));
+            wanted.fits(job) && is_alive(job) && !ended && !is_stale(job, Timestamp::now())
+        });
         jobs.sort_by_key(|job| {
             let part = |field: &str| job["metadata"][field].as_str().unwrap_or_default().to_owned();
             (part("creationTimestamp"), part("name"))
@@ -319,6 +324,7 @@ impl Life {
                     Progress::Over(problem) => {
                         tracing::info!(%problem, "a relay ended");
                         self.pending = None;
+                        self.ended.insert(uid);
                         let since = up.map_or(Duration::ZERO, |since| since.elapsed());
                         let again = if problem.remedy == Code::RelayEnded.remedy() {
                             RelayState::Starting(Problem::new(
