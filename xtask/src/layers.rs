@@ -10,6 +10,8 @@ use crate::paths::root;
 const ALLOWED: [(&str, &[&str]); 8] = [
     ("kftray-commons", &[]),
     ("kftray-spdy", &[]),
+    ("kftray-relay-proto", &[]),
+    ("kftray-server", &["kftray-relay-proto"]),
     ("kftray-portforward", &["kftray-commons"]),
     ("kftray-kube", &["kftray-commons", "kftray-portforward", "kftray-spdy"]),
     ("kftray-client", &["kftray-commons"]),
@@ -22,9 +24,10 @@ const ALLOWED: [(&str, &[&str]); 8] = [
 const FREE: [&str; 3] = ["kftray-e2e", "kftray-benches", "xtask"];
 
 /// What a pure crate must not know: the runtime and the cluster.
-const KEPT_OUT: [(&str, &[&str]); 3] = [
+const KEPT_OUT: [(&str, &[&str]); 4] = [
     ("kftray-commons", &["tokio", "kube", "k8s-openapi", "hyper"]),
     ("kftray-spdy", &["tokio", "kube", "k8s-openapi", "hyper", "socket2"]),
+    ("kftray-relay-proto", &["tokio", "kube", "k8s-openapi", "hyper", "socket2"]),
     ("kftray-portforward", &["kube", "k8s-openapi", "hyper", "rusqlite"]),
 ];
 

@@ -1,5 +1,6 @@
 //! Whether a [`ForwardSpec`] can work, told field by field before anything is started.
 
+use crate::access::Access;
 use crate::names::{self, NameFault};
 use crate::selector;
 use crate::spec::{Expose, Exposure, ForwardSpec, HttpLogs, Pods, Workload};
@@ -100,6 +101,7 @@ impl ForwardSpec {
                 }
             }
         }
+        check_access(expose, faults);
         if let Exposure::Public { certificate: Some(certificate), .. } = &expose.exposure
             && let Err(fault) = names::subdomain(&certificate.issuer)
         {
@@ -169,6 +171,47 @@ impl ForwardSpec {
     }
 }
 
+fn check_access(expose: &Expose, faults: &mut Vec<SpecFault>) {
+    let Access { basic, bearer, allow: _, expires_after } = &expose.access;
+    for (field, secret) in [("exposure_basic_auth", basic), ("exposure_bearer_token", bearer)] {
+        let Some(secret) = secret else { continue };
+        let text = secret.reveal();
+        if !expose.is_http() {
+            let remedy = "Use exposure_allow for TCP, or expose HTTP.";
+            faults.push(SpecFault::new(field, "is a matter of HTTP, and this exposes TCP", remedy));
+        } else if text.chars().any(char::is_control) {
+            faults.push(SpecFault::new(field, "has a control character", "Remove it."));
+        }
+    }
+    if let Some(basic) = basic
+        && basic
+            .reveal()
+            .split_once(':')
+            .is_none_or(|(user, password)| user.is_empty() || password.is_empty())
+    {
+        let remedy = "Write \"user:password\".";
+        faults.push(SpecFault::new("exposure_basic_auth", "has no user, colon and password", remedy));
+    }
+    // The characters of a token (RFC 6750, section 2.1).
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(&b);
+    if let Some(bearer) = bearer
+        && (bearer.reveal().is_empty() || !bearer.reveal().bytes().all(token))
+    {
+        let message = "has characters that a bearer token cannot have";
+        faults.push(SpecFault::new(
+            "exposure_bearer_token",
+            message,
+            "Use letters, digits and -._~+/= only.",
+        ));
+    }
+    if let Some(seconds) = expires_after
+        && !(1..=Access::EXPIRES_MAX).contains(seconds)
+    {
+        let message = format!("{seconds} s is outside 1 s to a year");
+        faults.push(SpecFault::new("exposure_expires_after", message, "Write for example \"8h\"."));
+    }
+}
+
 fn check_port(port: &RemotePort, faults: &mut Vec<SpecFault>) {
     if let RemotePort::Name(name) = port
         && let Err(fault) = names::port_name(name)
@@ -183,6 +226,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use super::*;
+    use crate::access::Secret;
     use crate::spec::{ExposeProtocol, ForwardId};
 
     fn spec(workload: Workload) -> ForwardSpec {
@@ -245,7 +289,9 @@ mod tests {
         let expose = Expose {
             local_host: "localhost".into(),
             local_port: NonZeroU16::MIN,
+            local_tls: false,
             exposure: Exposure::Internal { protocol: ExposeProtocol::Http },
+            access: Access::default(),
         };
         let mut spec = spec(Workload::Expose(expose));
         assert_eq!(fields(&spec), ["alias"]);
@@ -253,6 +299,34 @@ mod tests {
         assert_eq!(fields(&spec), ["alias"]);
         spec.alias = Some("myapp.example.com".into());
         assert_eq!(spec.check(), []);
+    }
+
+    #[test]
+    fn access_rules() {
+        let expose = |protocol, access| {
+            let expose = Expose {
+                local_host: "localhost".into(),
+                local_port: NonZeroU16::MIN,
+                local_tls: false,
+                exposure: Exposure::Internal { protocol },
+                access,
+            };
+            let mut spec = spec(Workload::Expose(expose));
+            spec.alias = Some("app".into());
+            fields(&spec)
+        };
+        let secret = |text: &str| Some(Secret::new(text));
+        let good = Access { basic: secret("a:b"), bearer: secret("x.y-z"), ..Access::default() };
+        assert!(expose(ExposeProtocol::Http, good.clone()).is_empty());
+        assert_eq!(expose(ExposeProtocol::Tcp, good), ["exposure_basic_auth", "exposure_bearer_token"]);
+        let bad = Access {
+            basic: secret("user"),
+            bearer: secret("a b"),
+            expires_after: Some(0),
+            ..Access::default()
+        };
+        let faults = expose(ExposeProtocol::Http, bad);
+        assert_eq!(faults, ["exposure_basic_auth", "exposure_bearer_token", "exposure_expires_after"]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! Pure: no sockets, no runtime, no clock, no Kubernetes. The one exception is [`store`], which keeps a file.
 
+pub mod access;
 pub mod api;
 pub mod border;
 pub mod check;
@@ -16,8 +17,9 @@ pub mod store;
 pub mod tags;
 pub mod target;
 
+pub use access::{Access, Network, Secret};
 pub use event::Event;
 pub use problem::{Code, Cure, Problem};
-pub use spec::{ForwardId, ForwardSpec, Workload};
+pub use spec::{ForwardId, ForwardSpec, Via, Workload};
 pub use status::{Counters, Status};
 pub use target::{ClusterRef, ContextRef, RemotePort, Target, TargetObject, WorkloadKind};

@@ -139,6 +139,40 @@ codes! {
     /// A limit that protects the node's container runtime was reached.
     Overloaded = "overloaded", Retry, "Use fewer, longer connections.";
 
+    /// The relay is not up yet.
+    RelayStarting = "relay_starting", Wait, "Nothing to do: the forward starts when the relay is up.";
+    /// The relay does not let us in: another token, or no protocol version in common.
+    RelayRefused = "relay_refused", Wait, "Use a version of this program that fits the relay, or ask whoever installed the relay.";
+    /// The relay may not connect to that target.
+    RelayDenied = "relay_denied", User, "Ask whoever started the relay to allow the target; its own loopback, metadata addresses and the API server are denied unless named.";
+    /// The cluster's DNS knows no such name.
+    HostNotFound = "host_not_found", User, "Check the name as the cluster sees it: NAME.NAMESPACE.svc for a Service of another namespace.";
+    /// The target did not answer the relay's attempt to connect.
+    HostTimedOut = "host_timed_out", User, "Check address and port, and network policies between the relay and the target.";
+    /// The relay's network leads nowhere near the target.
+    DestinationUnreachable = "destination_unreachable", User, "Check the address, and that the cluster's nodes reach it.";
+    /// Direct connections are held back to protect the node, and the relay would carry them.
+    SuggestRelay = "suggest_relay", Retry, "Set \"via\": \"relay\" for this forward, or install a relay and set \"via\": \"auto\".";
+    /// The local program that is exposed does not answer.
+    LocalProgramDown = "local_program_down", Retry, "Start the program, or correct local_address and local_port.";
+    /// A caller of an exposed program was turned away.
+    CallerRefused = "caller_refused", User, "Give the caller the credentials, or add its address to exposure_allow.";
+    /// The time for which a program was exposed is over.
+    ExposeExpired = "expose_expired", User, "Start it again to expose it for the same time once more.";
+
+    /// The relay's image cannot be pulled.
+    RelayImagePull = "relay_image_pull", Wait, "Name an image that the cluster can pull (KFTRAY_RELAY_IMAGE), and a pull secret if its registry asks for one.";
+    /// A quota or limit of the namespace leaves no room for the relay.
+    RelayQuota = "relay_quota", Wait, "Ask for more quota, or set the relay's resources to what the namespace allows.";
+    /// A rule of the cluster (admission webhook, policy, Pod Security) refuses the relay or an object of an expose.
+    RelayAdmission = "relay_admission", Wait, "Ask the cluster's administrator for an exception, or adapt the manifest with the relay's patch setting.";
+    /// No node takes the relay.
+    RelayUnschedulable = "relay_unschedulable", Wait, "Give the relay tolerations or smaller requests, or wait for room on a node.";
+    /// The relay ended or was ended: out of memory, evicted, crashed.
+    RelayEnded = "relay_ended", Retry, "Nothing to do: the relay is started again; if it ends again and again, look at its log.";
+    /// The name is taken in the cluster by somebody else's object.
+    NameTaken = "name_taken", User, "Choose another alias, or ask the owner to remove the object.";
+
     /// The forward's description is not valid.
     SpecInvalid = "spec_invalid", User, "Correct the entry at the place named.";
     /// This build does not serve forwards of this kind yet.

@@ -11,6 +11,7 @@ use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Access;
 use crate::tags::Tags;
 use crate::target::{ClusterRef, RemotePort, Target, TargetObject, WorkloadKind};
 
@@ -35,6 +36,9 @@ pub struct ForwardSpec {
     pub workload: Workload,
     /// TCP or UDP.
     pub protocol: Protocol,
+    /// Which way TCP takes to a pod. UDP and proxies always go by way of the relay.
+    #[serde(default)]
+    pub via: Via,
     /// Where this machine listens. Means nothing for an expose, whose direction is the other.
     pub listen: Listen,
     /// Marks for grouping and filtering.
@@ -83,6 +87,15 @@ pub enum Workload {
     Expose(Expose),
 }
 
+/// Which way the connections of a forward go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Direction<'a> {
+    /// From this machine to an object in the cluster, or a host that it reaches, and its port.
+    ToCluster(TargetObject, RemotePort),
+    /// From the cluster to a program on this machine.
+    FromCluster(&'a Expose),
+}
+
 /// How pods are chosen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -102,6 +115,20 @@ pub enum Protocol {
     Tcp,
     /// UDP, by way of the relay.
     Udp,
+}
+
+/// Which way TCP connections take to a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Via {
+    /// A port-forward to the pod itself.
+    #[default]
+    Direct,
+    /// A port-forward to the relay, which connects to the pod: no thread of the container runtime per connection, true
+    /// half-close. Starts a relay if none is there.
+    Relay,
+    /// The relay if one is there, else direct.
+    Auto,
 }
 
 /// Where this machine listens.
@@ -132,8 +159,14 @@ pub struct Expose {
     pub local_host: String,
     /// Its port; also the port of the Service in the cluster.
     pub local_port: NonZeroU16,
+    /// The local program speaks TLS (`local_address` begins with `https://`).
+    #[serde(default)]
+    pub local_tls: bool,
     /// Who may reach it.
     pub exposure: Exposure,
+    /// What callers must bring along, and for how long it is open to them.
+    #[serde(default)]
+    pub access: Access,
 }
 
 /// Who may reach an exposed program.
@@ -242,31 +275,46 @@ impl From<u16> for LocalPort {
 }
 
 impl Workload {
-    /// The same kind of thing for an object of the cluster.
+    /// The same kind of thing for a target. `None` for a host with a named port: hosts have no port names.
     #[must_use]
-    pub fn of(object: TargetObject, port: RemotePort) -> Self {
-        match object {
+    pub fn of(object: TargetObject, port: RemotePort) -> Option<Self> {
+        Some(match object {
             TargetObject::Service(name) => Self::Service { name, port },
             TargetObject::Pod(name) => Self::Pod { pods: Pods::Name(name), port },
             TargetObject::Labels(selector) => Self::Pod { pods: Pods::Selector(selector), port },
             TargetObject::Workload { kind, name } => Self::Owner { owner: kind, name, port },
-        }
+            TargetObject::Host(host) => match port {
+                RemotePort::Number(port) => Self::Proxy { host, port },
+                RemotePort::Name(_) => return None,
+            },
+        })
     }
 
-    /// The object of the cluster and its port, where there is one: not for proxy and expose.
+    /// Which way connections go.
     #[must_use]
-    pub fn object(&self) -> Option<(TargetObject, &RemotePort)> {
-        Some(match self {
-            Self::Service { name, port } => (TargetObject::Service(name.clone()), port),
-            Self::Pod { pods: Pods::Name(name), port } => (TargetObject::Pod(name.clone()), port),
+    pub fn direction(&self) -> Direction<'_> {
+        let (object, port) = match self {
+            Self::Service { name, port } => (TargetObject::Service(name.clone()), port.clone()),
+            Self::Pod { pods: Pods::Name(name), port } => (TargetObject::Pod(name.clone()), port.clone()),
             Self::Pod { pods: Pods::Selector(selector), port } => {
-                (TargetObject::Labels(selector.clone()), port)
+                (TargetObject::Labels(selector.clone()), port.clone())
             }
             Self::Owner { owner, name, port } => {
-                (TargetObject::Workload { kind: *owner, name: name.clone() }, port)
+                (TargetObject::Workload { kind: *owner, name: name.clone() }, port.clone())
             }
-            Self::Proxy { .. } | Self::Expose(_) => return None,
-        })
+            Self::Proxy { host, port } => (TargetObject::Host(host.clone()), RemotePort::Number(*port)),
+            Self::Expose(expose) => return Direction::FromCluster(expose),
+        };
+        Direction::ToCluster(object, port)
+    }
+
+    /// What is connected to and its port, where something is: not for an expose.
+    #[must_use]
+    pub fn object(&self) -> Option<(TargetObject, RemotePort)> {
+        match self.direction() {
+            Direction::ToCluster(object, port) => Some((object, port)),
+            Direction::FromCluster(_) => None,
+        }
     }
 
     /// The kind in one word, for people.
@@ -293,6 +341,7 @@ impl ForwardSpec {
             namespace: None,
             workload,
             protocol: Protocol::Tcp,
+            via: Via::Direct,
             listen: Listen::default(),
             tags: Tags::new(),
             domain_enabled: false,
@@ -300,12 +349,12 @@ impl ForwardSpec {
         }
     }
 
-    /// What has to be resolved in the cluster, where the forward goes to an object of it.
+    /// What has to be resolved in the cluster, where the forward goes there: not for an expose.
     #[must_use]
     pub fn target(&self) -> Option<(Target, RemotePort)> {
         let (object, port) = self.workload.object()?;
         let target = Target { cluster: self.cluster.clone(), namespace: self.namespace.clone(), object };
-        Some((target, port.clone()))
+        Some((target, port))
     }
 
     /// What people see: the alias, else target and remote port with kubectl's short kinds (`svc/web:80`).
@@ -326,6 +375,30 @@ impl fmt::Display for Workload {
             Self::Proxy { host, port } => write!(f, "proxy/{host}:{port}"),
             Self::Expose(expose) => write!(f, "expose/{}:{}", expose.local_host, expose.local_port),
         }
+    }
+}
+
+impl fmt::Display for Via {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Relay => "relay",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl Expose {
+    /// Whether HTTP is carried, so that requests are looked at. Everything public is HTTP.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        !matches!(self.exposure, Exposure::Internal { protocol: ExposeProtocol::Tcp })
+    }
+
+    /// Whether it is open to the internet.
+    #[must_use]
+    pub fn is_public(&self) -> bool {
+        matches!(self.exposure, Exposure::Public { .. })
     }
 }
 

@@ -76,7 +76,7 @@ pub struct Counters {
     pub bytes_up: u64,
     /// Bytes from the pod to local programs.
     pub bytes_down: u64,
-    /// Connections accepted.
+    /// Connections accepted; a UDP flow counts as one.
     pub connections: u64,
     /// Connections open now.
     pub open: u64,
@@ -88,4 +88,23 @@ pub struct Counters {
     pub open_p99_us: u64,
     /// Milliseconds since the last byte in either direction; `None` before the first.
     pub idle_ms: Option<u64>,
+    /// UDP: datagrams from local programs that were passed on.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub datagrams_up: u64,
+    /// UDP: datagrams given to local programs.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub datagrams_down: u64,
+    /// UDP: datagrams of either direction that were dropped on this machine because they were too many, too late, or had
+    /// nowhere to go.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub datagrams_dropped: u64,
+    /// UDP: peers that got no flow because there were too many; each of their datagrams is dropped, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub flows_refused: u64,
+}
+
+/// Counters that only UDP has are left out of what TCP forwards tell.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }

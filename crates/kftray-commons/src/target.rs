@@ -56,6 +56,9 @@ pub enum TargetObject {
         /// Its name.
         name: String,
     },
+    /// A host name or IP address as the cluster sees it, without brackets; reached by way of the relay. The target's
+    /// namespace then says where the relay is.
+    Host(String),
 }
 
 /// Kinds whose pods can be forwarded to by the owner's name.
@@ -130,11 +133,15 @@ impl WorkloadKind {
 }
 
 impl TargetObject {
-    /// The object's name, or the selector.
+    /// The object's name, the selector, or the host.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
-            Self::Service(name) | Self::Pod(name) | Self::Labels(name) | Self::Workload { name, .. } => name,
+            Self::Service(name)
+            | Self::Pod(name)
+            | Self::Labels(name)
+            | Self::Workload { name, .. }
+            | Self::Host(name) => name,
         }
     }
 }
@@ -146,6 +153,7 @@ impl fmt::Display for TargetObject {
             Self::Pod(name) => write!(f, "pod/{name}"),
             Self::Labels(selector) => f.write_str(selector),
             Self::Workload { kind, name } => write!(f, "{}/{name}", kind.as_str()),
+            Self::Host(host) => write!(f, "host/{host}"),
         }
     }
 }

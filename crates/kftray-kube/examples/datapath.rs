@@ -15,7 +15,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
 use kftray_kube::{KubeOptions, KubePorts};
-use kftray_portforward::ports::{Channel, Condition, Dial, Endpoint, Resolution, Resolve};
+use kftray_portforward::ports::{Channel, Condition, Dial, Endpoint, Resolution, Resolve, Wanted};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -81,7 +81,7 @@ async fn endpoint(
         object: TargetObject::Service(service.to_owned()),
     };
     let port = RemotePort::Number(ECHO.try_into()?);
-    let mut resolution = ports.follow(&target, &port);
+    let mut resolution = ports.follow(&Wanted::direct(target, port));
     loop {
         let now = resolution.borrow_and_update().clone();
         match now {

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kftray_commons::{Code, Problem, RemotePort, Target};
-use kftray_portforward::ports::{Channel, Delivery, Dial, DialError, Endpoint, Resolution, Resolve, Warm};
+use kftray_portforward::ports::{
+    Channel, Delivery, Dial, DialError, Endpoint, Resolution, Resolve, Wanted, Warm,
+};
 use tokio::sync::watch;
 
 use crate::config::Environment;
@@ -75,8 +77,14 @@ impl std::fmt::Debug for KubePorts {
 }
 
 impl Resolve for KubePorts {
-    fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
-        self.resolver.follow(target, port)
+    fn follow(&self, wanted: &Wanted) -> watch::Receiver<Resolution> {
+        if wanted.needs_relay() {
+            let message =
+                format!("{} needs the relay, which this build does not have yet", wanted.target.object);
+            return watch::Sender::new(Resolution::Failed(Problem::new(Code::Unsupported, message)))
+                .subscribe();
+        }
+        self.resolver.follow(&wanted.target, &wanted.port)
     }
 }
 

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use kftray_commons::{Code, RemotePort, Target, TargetObject};
 use kftray_kube::{KubeOptions, KubePorts, TransportChoice, TransportMemory};
 use kftray_portforward::ports::{
-    Channel, ChannelError, Condition, Delivery, Dial, Endpoint, Resolution, Resolve,
+    Channel, ChannelError, Condition, Delivery, Dial, Endpoint, Resolution, Resolve, Wanted,
 };
 use kftray_testkit::{ADMIN, DialFailure, FakeCluster, Pings, handlers};
 use support::{PATIENCE, entry, environment};
@@ -55,7 +55,8 @@ async fn rig(transport: &str) -> Rig {
         namespace: Some("default".to_owned()),
         object: TargetObject::Pod(fake.pods("default", "web").remove(0)),
     };
-    let mut following = ports.follow(&target, &RemotePort::Number(ECHO.try_into().expect("a port")));
+    let mut following =
+        ports.follow(&Wanted::direct(target, RemotePort::Number(ECHO.try_into().expect("a port"))));
     let endpoint = timeout(PATIENCE, async {
         loop {
             if let Resolution::Endpoints { endpoints, .. } = &*following.borrow_and_update()

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use kftray_commons::{ClusterRef, Code, ContextRef, RemotePort, Target, TargetObject, WorkloadKind};
 use kftray_kube::{Environment, KubeOptions, KubePorts};
-use kftray_portforward::ports::{Condition, Dial as _, Resolution, Resolve as _};
+use kftray_portforward::ports::{Condition, Dial as _, Resolution, Resolve as _, Wanted};
 use kftray_testkit::{FakeCluster, Kind, Rule, User, handlers};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -89,7 +89,7 @@ async fn five_hundred_followers_cost_two_lists_and_two_watches() {
     let cluster = web(3).await;
     let ports = ports(&cluster);
     let mut followers: Vec<_> = (0..500)
-        .map(|n| ports.follow(&service("web"), &number(if n == 0 { 80 } else { 1000 + n })))
+        .map(|n| ports.follow(&Wanted::direct(service("web"), number(if n == 0 { 80 } else { 1000 + n }))))
         .collect();
     for follower in &mut followers {
         until(follower, "three ready", |now| ready(now).len() == 3).await;
@@ -110,7 +110,7 @@ async fn five_hundred_followers_cost_two_lists_and_two_watches() {
 async fn a_rollout_is_followed_and_never_without_a_ready_pod() {
     let cluster = web(3).await;
     let ports = ports(&cluster);
-    let mut follower = ports.follow(&service("web"), &number(80));
+    let mut follower = ports.follow(&Wanted::direct(service("web"), number(80)));
     until(&mut follower, "three ready", |now| ready(now).len() == 3).await;
     let old = ready(&follower.borrow());
     assert!(cluster.rollout_restart(Kind::Deployment, "default", "web"));
@@ -126,7 +126,7 @@ async fn a_rollout_is_followed_and_never_without_a_ready_pod() {
 async fn watches_survive_what_happens_to_them() {
     let cluster = web(1).await;
     let ports = ports(&cluster);
-    let mut follower = ports.follow(&service("web"), &number(80));
+    let mut follower = ports.follow(&Wanted::direct(service("web"), number(80)));
     until(&mut follower, "ready", |now| ready(now).len() == 1).await;
     for fault in ["dropped", "gone", "reset", "restarted"] {
         let old = ready(&follower.borrow());
@@ -149,7 +149,7 @@ async fn watches_survive_what_happens_to_them() {
 async fn a_black_hole_keeps_the_endpoints_and_is_left_at_once_with_the_network() {
     let cluster = web(1).await;
     let ports = ports(&cluster);
-    let mut follower = ports.follow(&service("web"), &number(80));
+    let mut follower = ports.follow(&Wanted::direct(service("web"), number(80)));
     until(&mut follower, "ready", |now| ready(now).len() == 1).await;
     let old = ready(&follower.borrow());
     cluster.faults().freeze_existing();
@@ -165,7 +165,7 @@ async fn a_black_hole_keeps_the_endpoints_and_is_left_at_once_with_the_network()
 async fn a_black_hole_is_noticed_by_itself() {
     let cluster = web(1).await;
     let ports = ports(&cluster);
-    let mut follower = ports.follow(&service("web"), &number(80));
+    let mut follower = ports.follow(&Wanted::direct(service("web"), number(80)));
     until(&mut follower, "ready", |now| ready(now).len() == 1).await;
     let old = ready(&follower.borrow());
     cluster.faults().freeze_existing();
@@ -208,12 +208,13 @@ async fn every_kind_of_target() {
     ];
     for (object, port, app, expected) in table {
         let text = format!("{object} {port}");
-        let mut follower = ports.follow(&target("", object), &port);
+        let mut follower = ports.follow(&Wanted::direct(target("", object), port));
         let expected = pods(&cluster, app, expected);
         until(&mut follower, &text, |now| ready(now) == expected).await;
     }
     let one = cluster.pods("default", "db").remove(0);
-    let mut follower = ports.follow(&target("", TargetObject::Pod(one.clone())), &named("sql"));
+    let mut follower =
+        ports.follow(&Wanted::direct(target("", TargetObject::Pod(one.clone())), named("sql")));
     until(&mut follower, "the one pod", |now| ready(now) == BTreeSet::from([format!("{one}:5432")])).await;
 }
 
@@ -230,7 +231,7 @@ async fn who_may_only_get_pods_and_forward_uses_a_pods_name() {
     cluster.wait_ready("default", "db", 1).await.unwrap();
     let ports = ports(&cluster);
     let pod = target("dev", TargetObject::Pod("db-0".into()));
-    let mut follower = ports.follow(&pod, &number(5432));
+    let mut follower = ports.follow(&Wanted::direct(pod.clone(), number(5432)));
     let now = until(&mut follower, "ready", |now| ready(now).len() == 1).await;
     let Resolution::Endpoints { endpoints, .. } = now else { panic!("no endpoints") };
     assert!(!endpoints[0].uid.is_empty());
@@ -250,7 +251,7 @@ async fn who_may_only_get_pods_and_forward_uses_a_pods_name() {
             "may not get statefulsets.apps in namespace default",
         ),
     ] {
-        let mut follower = ports.follow(&target("dev", object), &number(5432));
+        let mut follower = ports.follow(&Wanted::direct(target("dev", object), number(5432)));
         let now = until(&mut follower, refusal, |now| matches!(now, Resolution::Failed(_))).await;
         let Resolution::Failed(problem) = now else { panic!("not failed") };
         assert_eq!(problem.code, Code::Forbidden);
@@ -266,7 +267,8 @@ async fn a_successor_of_the_same_name_is_found_by_the_loss_of_the_session_where_
     cluster.stateful_set("db").replicas(1).port("sql", 5432, handlers::echo()).create().unwrap();
     cluster.wait_ready("default", "db", 1).await.unwrap();
     let ports = ports(&cluster);
-    let mut follower = ports.follow(&target("dev", TargetObject::Pod("db-0".into())), &number(5432));
+    let mut follower =
+        ports.follow(&Wanted::direct(target("dev", TargetObject::Pod("db-0".into())), number(5432)));
     let first = |now: &Resolution| match now {
         Resolution::Endpoints { endpoints, .. } => endpoints.first().cloned(),
         Resolution::Pending | Resolution::Failed(_) => None,
@@ -291,7 +293,7 @@ async fn without_slices_the_pods_do_and_rights_may_change() {
     cluster.wait_ready("default", "web", 2).await.unwrap();
     let ports = ports(&cluster);
     let web = target("dev", TargetObject::Service("web".into()));
-    let mut follower = ports.follow(&web, &number(80));
+    let mut follower = ports.follow(&Wanted::direct(web.clone(), number(80)));
     let expected = pods(&cluster, "web", 8080);
     until(&mut follower, "ready", |now| ready(now) == expected).await;
     let notes = ports.notes(&web, &number(80));

@@ -41,7 +41,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: Arc<TcpListener>) {
             Err(error) => {
                 if !std::mem::replace(&mut short, true) {
                     let out_of_files = is_out_of_files(&error);
-                    warn!(forward = shared.about.config.name, %error, out_of_files, "cannot accept for now");
+                    warn!(forward = shared.config.name, %error, out_of_files, "cannot accept for now");
                 }
                 tokio::select! {
                     () = stop.stopped() => break,
@@ -71,7 +71,7 @@ async fn admit(shared: &Arc<Shared>, stream: TcpStream, connections: &mut JoinSe
     let permit = match Arc::clone(&open).try_acquire_owned() {
         Ok(permit) => permit,
         Err(_) => {
-            warn!(forward = shared.about.config.name, "the process has as many connections as it may have");
+            warn!(forward = shared.config.name, "the process has as many connections as it may have");
             let mut stop = shared.about.stop_signal();
             tokio::select! {
                 () = stop.stopped() => return,
@@ -83,7 +83,7 @@ async fn admit(shared: &Arc<Shared>, stream: TcpStream, connections: &mut JoinSe
             }
         }
     };
-    let span = debug_span!("connection", forward = shared.about.config.name);
+    let span = debug_span!("connection", forward = shared.config.name);
     connections.spawn(connection::serve(Arc::clone(shared), stream, accepted, permit).instrument(span));
 }
 
@@ -100,6 +100,6 @@ fn report(shared: &Shared, ended: Result<(), JoinError>) {
         && error.is_panic()
     {
         shared.about.tally.failed();
-        error!(forward = shared.about.config.name, %error, "a connection's task panicked");
+        error!(forward = shared.config.name, %error, "a connection's task panicked");
     }
 }

@@ -194,6 +194,7 @@ impl Choice {
 /// The same port of the same pod over the same cluster connection, whatever its condition.
 pub(crate) fn same_pod(a: &Endpoint, b: &Endpoint) -> bool {
     a.port == b.port
+        && a.route == b.route
         && a.pod == b.pod
         && a.uid == b.uid
         && a.namespace == b.namespace
@@ -211,6 +212,7 @@ pub(crate) fn endpoint(pod: &str, condition: Condition) -> Endpoint {
         node: None,
         port: 80,
         condition,
+        route: crate::ports::Route::Direct,
     }
 }
 

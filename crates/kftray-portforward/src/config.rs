@@ -1,4 +1,6 @@
 //! What a caller says about one forward and about the process: plain values, checked by their types.
+//!
+//! Faces have a [`ForwardSpec`]; [`Config::of`] says what it means for the engine, the same for all of them.
 
 use std::convert::Infallible;
 use std::fmt;
@@ -8,11 +10,88 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kftray_commons::{RemotePort, Target};
+use kftray_commons::spec::{Direction, LocalPort, Protocol};
+use kftray_commons::{ForwardSpec, RemotePort, Target, Via};
+
+use crate::ports::{Offer, Wanted};
 
 /// How long a new connection waits for a pod if the caller does not say: the default of the command line, and longer
 /// than the readiness delay of most programs.
 pub const DEFAULT_HOLD: Duration = Duration::from_secs(30);
+
+/// What [`Engine::start`](crate::Engine::start) runs: one of the two directions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Config {
+    /// Local listeners, connections into the cluster.
+    Forward(ForwardConfig),
+    /// A publication in the cluster, connections to a local program.
+    Expose(ExposeConfig),
+}
+
+impl Config {
+    /// What a spec means. `name` is what people see, `hold` how long a connection waits for a pod. The spec has been
+    /// checked ([`ForwardSpec::check`]); an expose without alias is published under its name.
+    #[must_use]
+    pub fn of(spec: &ForwardSpec, name: impl Into<String>, hold: Duration) -> Self {
+        let name = name.into();
+        let (object, remote_port) = match spec.workload.direction() {
+            Direction::ToCluster(object, port) => (object, port),
+            Direction::FromCluster(expose) => {
+                let offer = Offer {
+                    cluster: spec.cluster.clone(),
+                    namespace: spec.namespace.clone(),
+                    name: spec.alias.clone().unwrap_or_else(|| name.clone()),
+                    expose: expose.clone(),
+                };
+                return Self::Expose(ExposeConfig { name, offer });
+            }
+        };
+        let target = Target { cluster: spec.cluster.clone(), namespace: spec.namespace.clone(), object };
+        let addresses = spec.listen.hosts.iter().map(|host| LocalAddress::of(host)).collect();
+        let local_port = match spec.listen.port {
+            LocalPort::Random => None,
+            LocalPort::Fixed(port) => Some(port),
+        };
+        Self::Forward(ForwardConfig {
+            protocol: spec.protocol,
+            via: spec.via,
+            local_port,
+            addresses,
+            hold,
+            ..ForwardConfig::new(name, target, remote_port)
+        })
+    }
+
+    /// The name for people.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Forward(config) => &config.name,
+            Self::Expose(config) => &config.name,
+        }
+    }
+}
+
+impl From<ForwardConfig> for Config {
+    fn from(config: ForwardConfig) -> Self {
+        Self::Forward(config)
+    }
+}
+
+impl From<ExposeConfig> for Config {
+    fn from(config: ExposeConfig) -> Self {
+        Self::Expose(config)
+    }
+}
+
+/// One local program to be made reachable, as a caller wants it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExposeConfig {
+    /// Name for people, logs and events; need not be unique.
+    pub name: String,
+    /// What is exposed, where and to whom.
+    pub offer: Offer,
+}
 
 /// One forward, as a caller wants it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,13 +102,18 @@ pub struct ForwardConfig {
     pub target: Target,
     /// Port of the target.
     pub remote_port: RemotePort,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// Which way TCP takes.
+    pub via: Via,
     /// Local port; `None` lets the system choose one, the same on every address.
     pub local_port: Option<NonZeroU16>,
     /// Local addresses; empty means [`LocalAddress::Localhost`].
     pub addresses: Vec<LocalAddress>,
     /// How new connections spread over the target's pods.
     pub balance: Balance,
-    /// How long a new connection waits for a pod that can serve it. Zero: not at all.
+    /// How long a new connection waits for a pod that can serve it. Zero: not at all. Datagrams wait for five seconds at
+    /// most.
     pub hold: Duration,
 }
 
@@ -41,10 +125,23 @@ impl ForwardConfig {
             name: name.into(),
             target,
             remote_port,
+            protocol: Protocol::Tcp,
+            via: Via::Direct,
             local_port: None,
             addresses: vec![LocalAddress::Localhost],
             balance: Balance::default(),
             hold: DEFAULT_HOLD,
+        }
+    }
+
+    /// What the resolver is asked for.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            target: self.target.clone(),
+            port: self.remote_port.clone(),
+            protocol: self.protocol,
+            via: self.via,
         }
     }
 }
@@ -61,17 +158,25 @@ pub enum LocalAddress {
     Host(String),
 }
 
+impl LocalAddress {
+    /// What a text means: an address in or without brackets, `localhost`, or a host name.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let text = text.trim();
+        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
+        match bare.parse() {
+            Ok(ip) => Self::Ip(ip),
+            Err(_) if bare.is_empty() || bare.eq_ignore_ascii_case("localhost") => Self::Localhost,
+            Err(_) => Self::Host(bare.to_owned()),
+        }
+    }
+}
+
 impl FromStr for LocalAddress {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        let text = text.trim();
-        let bare = text.strip_prefix('[').and_then(|t| t.strip_suffix(']')).unwrap_or(text);
-        Ok(match bare.parse() {
-            Ok(ip) => Self::Ip(ip),
-            Err(_) if bare.is_empty() || bare.eq_ignore_ascii_case("localhost") => Self::Localhost,
-            Err(_) => Self::Host(bare.to_owned()),
-        })
+        Ok(Self::of(text))
     }
 }
 
@@ -104,6 +209,8 @@ pub struct Limits {
     pub held: usize,
     /// Connections that may be open at the same time; beyond it new ones wait unaccepted in the system's backlog.
     pub connections: usize,
+    /// UDP flows that may be open at the same time; a datagram that would begin one more is dropped and counted.
+    pub flows: usize,
 }
 
 impl Limits {
@@ -117,19 +224,21 @@ impl Limits {
     /// Where the system's limit is not known or is infinite: more than ephemeral ports allow to one address anyway.
     const CONNECTIONS: usize = 65_536;
 
+    /// A flow costs no file here, but a task of about 1 KiB and a socket at a relay: four forwards at their own limit.
+    const FLOWS: usize = 4 * crate::udp::FLOWS;
+
     /// Limits for a process that may have `files` open (each connection costs one).
     #[must_use]
     pub fn for_open_files(files: u64) -> Self {
         let spare = files.saturating_sub(Self::RESERVED_FILES).max(files / 2).max(1);
         let connections = usize::try_from(spare).unwrap_or(usize::MAX).min(Self::CONNECTIONS);
-        Self { held: Self::HELD.min(connections), connections }
+        Self { held: Self::HELD.min(connections), connections, flows: Self::FLOWS }
     }
 
     /// Limits by the system's present limit of open files. Raise that first, if at all.
     #[must_use]
     pub fn detect() -> Self {
-        crate::platform::open_files_limit()
-            .map_or(Self { held: Self::HELD, connections: Self::CONNECTIONS }, Self::for_open_files)
+        crate::platform::open_files_limit().map_or(Self::for_open_files(u64::MAX), Self::for_open_files)
     }
 }
 

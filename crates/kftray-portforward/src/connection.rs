@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use kftray_commons::{Code, Cure, Problem};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, trace};
 
 use crate::choice::{Pick, SuspectKind};
 use crate::client::Client;
+use crate::config::ForwardConfig;
 use crate::directory::Directory;
 use crate::engine::Process;
 use crate::event::Event;
@@ -22,6 +23,7 @@ use crate::forward::About;
 use crate::platform::PeerState;
 use crate::ports::{Channel, Condition, Delivery, Endpoint, HalfClose};
 use crate::pump::{Pump, Turn};
+use crate::udp;
 
 /// Pauses before another round when every ready pod has refused. A container that has died is noticed by the kubelet
 /// within about a second (its relist period) and then is no longer ready, so that the connection is held; one that is
@@ -53,7 +55,17 @@ const HALF_CLOSED_IDLE: Duration = Duration::from_secs(60);
 pub(crate) struct Shared {
     pub(crate) process: Arc<Process>,
     pub(crate) about: Arc<About>,
+    pub(crate) config: ForwardConfig,
     pub(crate) directory: Directory,
+    /// One permit per UDP flow.
+    pub(crate) flows: Arc<Semaphore>,
+}
+
+impl Shared {
+    pub(crate) fn new(process: Arc<Process>, about: Arc<About>, config: ForwardConfig) -> Self {
+        let directory = Directory::new(config.balance.clone());
+        Self { process, about, config, directory, flows: Arc::new(Semaphore::new(udp::FLOWS)) }
+    }
 }
 
 /// Why a connection ended before its time.
@@ -114,7 +126,7 @@ impl<'a> Connection<'a> {
             client,
             accepted,
             held: None,
-            deadline: accepted + shared.about.config.hold,
+            deadline: accepted + shared.config.hold,
             refused: Vec::new(),
             refusal_pauses: 0,
             last_problem: None,
@@ -149,9 +161,9 @@ impl<'a> Connection<'a> {
             };
             drop(channel);
             self.client.sent.rewind();
-            if opened.elapsed() > self.shared.about.config.hold {
+            if opened.elapsed() > self.shared.config.hold {
                 // It had been open for long: this is a new wait, not the rest of the old one.
-                self.deadline = Instant::now() + self.shared.about.config.hold;
+                self.deadline = Instant::now() + self.shared.config.hold;
                 self.refusal_pauses = 0;
             }
             Box::pin(self.blame(endpoint, failed)).await?;
@@ -281,7 +293,7 @@ impl<'a> Connection<'a> {
         if self.held.is_none() {
             let place = Arc::clone(&self.shared.process.held).try_acquire_owned();
             self.held = Some(place.map_err(|_| {
-                let name = &self.shared.about.config.name;
+                let name = &self.shared.config.name;
                 let message =
                     format!("too many connections wait for pods already, {name} could not hold one more");
                 Failure::Problem(Problem::new(Code::Overloaded, message))
@@ -292,7 +304,7 @@ impl<'a> Connection<'a> {
 
     /// The time for waiting is over.
     fn give_up(&self) -> Failure {
-        let config = &self.shared.about.config;
+        let config = &self.shared.config;
         let cause = self.shared.directory.why().or_else(|| self.last_problem.clone());
         let message = format!(
             "no pod of {} could serve the connection within {:?}{}",
@@ -422,14 +434,14 @@ mod tests {
     use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
 
     use super::*;
-    use crate::config::{Balance, ForwardConfig, Limits};
-    use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Warm};
+    use crate::config::Limits;
+    use crate::ports::{ChannelError, Dial, DialError, Resolution, Resolve, Wanted, Warm};
 
     /// A cluster of one silent pod.
     struct Silent;
 
     impl Resolve for Silent {
-        fn follow(&self, _: &Target, _: &RemotePort) -> watch::Receiver<Resolution> {
+        fn follow(&self, _: &Wanted) -> watch::Receiver<Resolution> {
             watch::Sender::new(Resolution::Pending).subscribe()
         }
     }
@@ -468,11 +480,9 @@ mod tests {
         let object = TargetObject::Pod("p".to_owned());
         let target = Target { cluster: ClusterRef::default(), namespace: None, object };
         let config = ForwardConfig::new("p", target, RemotePort::Number(80.try_into().expect("port")));
-        Arc::new(Shared {
-            process: Arc::new(Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024))),
-            about: Arc::new(About::new(config)),
-            directory: Directory::new(Balance::RoundRobin),
-        })
+        let process = Process::new(Arc::new(Silent), Arc::new(Silent), Limits::for_open_files(1024));
+        let about = About::new(config.clone().into());
+        Arc::new(Shared::new(Arc::new(process), Arc::new(about), config))
     }
 
     async fn pair() -> (TcpStream, TcpStream) {

@@ -20,6 +20,10 @@ pub(crate) struct Tally {
     connections: AtomicU64,
     open: AtomicU64,
     failed: AtomicU64,
+    datagrams_up: AtomicU64,
+    datagrams_down: AtomicU64,
+    datagrams_dropped: AtomicU64,
+    flows_refused: AtomicU64,
     /// Milliseconds from `started` to the last byte, plus one; 0 before the first.
     last_byte: AtomicU64,
     opening: Mutex<Samples>,
@@ -34,6 +38,10 @@ impl Tally {
             connections: AtomicU64::new(0),
             open: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            datagrams_up: AtomicU64::new(0),
+            datagrams_down: AtomicU64::new(0),
+            datagrams_dropped: AtomicU64::new(0),
+            flows_refused: AtomicU64::new(0),
             last_byte: AtomicU64::new(0),
             opening: Mutex::default(),
         }
@@ -60,6 +68,29 @@ impl Tally {
         self.touch(now);
     }
 
+    /// A datagram of a local peer was passed on.
+    pub(crate) fn datagram_up(&self, bytes: usize, now: Instant) {
+        self.datagrams_up.fetch_add(1, Relaxed);
+        self.up(bytes, now);
+    }
+
+    /// A datagram was given to a local peer.
+    pub(crate) fn datagram_down(&self, bytes: usize, now: Instant) {
+        self.datagrams_down.fetch_add(1, Relaxed);
+        self.down(bytes, now);
+    }
+
+    /// Datagrams were lost on this machine.
+    pub(crate) fn dropped(&self, datagrams: u64) {
+        if datagrams > 0 {
+            self.datagrams_dropped.fetch_add(datagrams, Relaxed);
+        }
+    }
+
+    pub(crate) fn flow_refused(&self) {
+        self.flows_refused.fetch_add(1, Relaxed);
+    }
+
     fn touch(&self, now: Instant) {
         self.last_byte.fetch_max(millis(now - self.started) + 1, Relaxed);
     }
@@ -82,6 +113,10 @@ impl Tally {
             open_p50_us,
             open_p99_us,
             idle_ms: last.checked_sub(1).map(|at| millis(now - self.started).saturating_sub(at)),
+            datagrams_up: self.datagrams_up.load(Relaxed),
+            datagrams_down: self.datagrams_down.load(Relaxed),
+            datagrams_dropped: self.datagrams_dropped.load(Relaxed),
+            flows_refused: self.flows_refused.load(Relaxed),
         }
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::config::{ForwardConfig, Limits};
+use crate::config::{Config, Limits};
 use crate::forward::Forward;
 use crate::ports::{Dial, Resolve};
+use crate::udp::{self, Room};
 
 /// Starts forwards. Cheap to clone; forwards live by their own handles, not by the engine's.
 #[derive(Clone)]
@@ -22,6 +23,10 @@ pub(crate) struct Process {
     pub(crate) held: Arc<Semaphore>,
     /// One permit per open connection.
     pub(crate) open: Arc<Semaphore>,
+    /// One permit per UDP flow.
+    pub(crate) flows: Arc<Semaphore>,
+    /// Room for datagrams that wait for their flows.
+    pub(crate) datagrams: Arc<Room>,
     /// Counts changes of network, wake-ups included.
     pub(crate) network: watch::Sender<u64>,
 }
@@ -38,15 +43,16 @@ impl Engine {
     ///
     /// Must be called inside a tokio runtime with I/O and time.
     #[must_use]
-    pub fn start(&self, config: ForwardConfig) -> Forward {
+    pub fn start(&self, config: impl Into<Config>) -> Forward {
         self.start_with(config, Vec::new())
     }
 
-    /// The same with listeners that are open already, those of [`Forward::listeners`] in another process: they are used
-    /// in place of new ones, whatever the configuration says about addresses and port. Without any, new ones are opened.
+    /// The same with TCP listeners that are open already, those of [`Forward::listeners`] in another process: they are used
+    /// in place of new ones, whatever the configuration says about addresses and port. Without any, new ones are opened; an
+    /// expose and a UDP forward have no use for them.
     #[must_use]
-    pub fn start_with(&self, config: ForwardConfig, listeners: Vec<std::net::TcpListener>) -> Forward {
-        Forward::start(Arc::clone(&self.shared), config, listeners)
+    pub fn start_with(&self, config: impl Into<Config>, listeners: Vec<std::net::TcpListener>) -> Forward {
+        Forward::start(Arc::clone(&self.shared), config.into(), listeners)
     }
 
     /// The machine woke up or changed network: every transport proves itself now, and nobody waits for a backoff.
@@ -63,6 +69,8 @@ impl Process {
             dial,
             held: Arc::new(Semaphore::new(limits.held.min(Semaphore::MAX_PERMITS))),
             open: Arc::new(Semaphore::new(limits.connections.min(Semaphore::MAX_PERMITS))),
+            flows: Arc::new(Semaphore::new(limits.flows.min(Semaphore::MAX_PERMITS))),
+            datagrams: Room::new(udp::WAITING),
             network: watch::Sender::new(0),
         }
     }

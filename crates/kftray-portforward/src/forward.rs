@@ -4,21 +4,25 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use kftray_commons::spec::Protocol;
 use kftray_commons::{Code, Counters, Problem, Status};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::config::ForwardConfig;
+use crate::config::Config;
 use crate::counters::Tally;
 use crate::engine::Process;
 use crate::event::{Event, ReadyVia, Snapshot};
-use crate::{listener, supervisor};
+use crate::{listener, platform, reverse, supervisor};
 
 /// Events kept for a receiver that is slow. A forward tells a few per change of state; only a storm of failed
 /// connections fills this, and then the newest matter.
 const EVENTS: usize = 256;
+
+/// The same for an expose, which tells every call: what a second of a busy page brings.
+const CALL_EVENTS: usize = 2048;
 
 /// The longest a stop lets connections finish, so that with everything else it stays under one second.
 const MAX_GRACE: Duration = Duration::from_millis(800);
@@ -38,7 +42,7 @@ pub struct Forward {
 /// What the forward's tasks tell and what they are told.
 #[derive(Debug)]
 pub(crate) struct About {
-    pub(crate) config: ForwardConfig,
+    pub(crate) config: Config,
     pub(crate) tally: Tally,
     /// Set once, to the grace: the forward is to stop.
     stop: watch::Sender<Option<Duration>>,
@@ -53,14 +57,15 @@ pub(crate) struct About {
 struct Place {
     addresses: Vec<SocketAddr>,
     ready: Option<ReadyVia>,
-    /// The open listeners; they close with the tasks that accept on them.
+    urls: Vec<String>,
+    /// The open TCP listeners; they close with the tasks that accept on them.
     sockets: Vec<Weak<TcpListener>>,
 }
 
 impl Forward {
     pub(crate) fn start(
         process: Arc<Process>,
-        config: ForwardConfig,
+        config: Config,
         listeners: Vec<std::net::TcpListener>,
     ) -> Self {
         let about = Arc::new(About::new(config));
@@ -74,12 +79,12 @@ impl Forward {
     /// The name from the configuration.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.about.config.name
+        self.about.name()
     }
 
     /// What it was started with.
     #[must_use]
-    pub fn config(&self) -> &ForwardConfig {
+    pub fn config(&self) -> &Config {
         &self.about.config
     }
 
@@ -99,7 +104,13 @@ impl Forward {
     /// The counters now.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.about.tally.read(Instant::now())
+        let mut counters = self.about.tally.read(Instant::now());
+        if matches!(&self.about.config, Config::Forward(config) if config.protocol == Protocol::Udp) {
+            // What the system has lost is added to the tally when the sockets close.
+            let addresses = lock(&self.about.place).addresses.clone();
+            counters.datagrams_dropped += addresses.into_iter().map(platform::datagrams_lost).sum::<u64>();
+        }
+        counters
     }
 
     /// Where it listens, with real ports; empty until bound.
@@ -111,13 +122,15 @@ impl Forward {
     /// Everything at this moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
+        let counters = self.counters();
         let place = lock(&self.about.place);
         Snapshot {
-            name: self.about.config.name.clone(),
+            name: self.about.name().to_owned(),
             status: self.about.status.borrow().clone(),
             addresses: place.addresses.clone(),
             ready: place.ready.clone(),
-            counters: self.counters(),
+            urls: place.urls.clone(),
+            counters,
         }
     }
 
@@ -182,16 +195,23 @@ impl StopSignal {
 }
 
 impl About {
-    pub(crate) fn new(config: ForwardConfig) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         Self {
-            config,
             tally: Tally::new(Instant::now()),
             stop: watch::Sender::new(None),
             retry: Notify::new(),
             status: watch::Sender::new(Status::Binding),
-            events: broadcast::Sender::new(EVENTS),
+            events: broadcast::Sender::new(match config {
+                Config::Forward(_) => EVENTS,
+                Config::Expose(_) => CALL_EVENTS,
+            }),
             place: Mutex::default(),
+            config,
         }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.config.name()
     }
 
     /// Whether the stop has been asked for.
@@ -239,6 +259,14 @@ impl About {
         }
     }
 
+    /// An expose is reached under these URLs now, or under none.
+    pub(crate) fn set_urls(&self, urls: Vec<String>, notes: Vec<String>) {
+        lock(&self.place).urls.clone_from(&urls);
+        if !urls.is_empty() {
+            self.tell(Event::Published { urls, notes });
+        }
+    }
+
     pub(crate) fn set_ready(&self, ready: Option<ReadyVia>) {
         lock(&self.place).ready.clone_from(&ready);
         if let Some(via) = ready {
@@ -250,14 +278,20 @@ impl About {
 /// Runs the supervisor; its panic becomes the forward's status instead of the process's end.
 async fn guard(process: Arc<Process>, about: Arc<About>, listeners: Vec<std::net::TcpListener>) {
     let mut supervisor = JoinSet::new();
-    supervisor.spawn(supervisor::run(process, Arc::clone(&about), listeners));
+    match about.config.clone() {
+        Config::Forward(config) => {
+            supervisor.spawn(supervisor::run(process, Arc::clone(&about), config, listeners))
+        }
+        Config::Expose(config) => supervisor.spawn(reverse::run(process, Arc::clone(&about), config)),
+    };
     let Some(Err(error)) = supervisor.join_next().await else { return };
     if !error.is_panic() {
         return;
     }
-    tracing::error!(forward = about.config.name, %error, "the supervisor panicked");
-    let message = format!("the forward {} ended by a fault of this program", about.config.name);
+    tracing::error!(forward = about.name(), %error, "the supervisor panicked");
+    let message = format!("the forward {} ended by a fault of this program", about.name());
     about.set_ready(None);
+    about.set_urls(Vec::new(), Vec::new());
     about.publish(Status::NeedsUser { cause: Problem::new(Code::Internal, message) });
     about.set_addresses(Vec::new(), Vec::new());
     // A stop must find an end even now.

@@ -4,9 +4,10 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU16;
 
+use kftray_commons::spec::Protocol;
 use kftray_commons::{Code, Problem};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::TcpListener;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::net::{TcpListener, UdpSocket};
 
 use crate::config::LocalAddress;
 use crate::platform;
@@ -14,6 +15,10 @@ use crate::platform;
 /// Connections that the system keeps while they wait to be accepted: bursts of a test run are in the hundreds; the system
 /// cuts larger numbers down to its own limit.
 const BACKLOG: i32 = 1024;
+
+/// What the system shall keep of datagrams that have not been received yet, in bytes; it cuts this down to its own limit.
+/// A burst of 50 peers with a few of the largest datagrams.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 
 /// How often a random port is drawn anew because it is taken on another of the addresses. Each draw fails with the share
 /// of taken ephemeral ports, which is small on any usable machine.
@@ -23,11 +28,27 @@ const DRAWS: usize = 32;
 #[derive(Debug)]
 pub(crate) struct Listeners {
     /// One per address, in the order of the configuration.
-    pub(crate) sockets: Vec<TcpListener>,
+    pub(crate) sockets: Vec<Listener>,
     /// Their addresses, with real ports.
     pub(crate) addresses: Vec<SocketAddr>,
     /// What a person may want to know.
     pub(crate) notes: Vec<String>,
+}
+
+/// One open socket.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Tcp(TcpListener),
+    Udp(UdpSocket),
+}
+
+impl Listener {
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        }
+    }
 }
 
 /// One address to listen on.
@@ -39,26 +60,34 @@ struct Place {
 }
 
 /// Opens a listener on every address, all with the same port; all or none. Looks host names up, nothing else is remote.
-pub(crate) async fn open(addresses: &[LocalAddress], port: Option<NonZeroU16>) -> Result<Listeners, Problem> {
+pub(crate) async fn open(
+    addresses: &[LocalAddress],
+    port: Option<NonZeroU16>,
+    protocol: Protocol,
+) -> Result<Listeners, Problem> {
     let places = places(addresses).await?;
     let Some(port) = port else {
         for _ in 1..DRAWS {
-            match open_all(&places, 0) {
+            match open_all(&places, 0, protocol) {
                 Err(refusal) if refusal.drawn && refusal.error.kind() == io::ErrorKind::AddrInUse => {}
-                answer => return answer.map_err(|refusal| refusal.tell()),
+                answer => return answer.map_err(|refusal| refusal.tell(protocol)),
             }
         }
-        return open_all(&places, 0).map_err(|refusal| refusal.tell());
+        return open_all(&places, 0, protocol).map_err(|refusal| refusal.tell(protocol));
     };
-    open_all(&places, port.get()).map_err(|refusal| refusal.tell())
+    open_all(&places, port.get(), protocol).map_err(|refusal| refusal.tell(protocol))
 }
 
 /// Whether a forward could listen there now: opens everything as a start would and lets it go again.
 ///
 /// # Errors
 /// What a start would say, with the port's owner where that can be found out.
-pub async fn probe(addresses: &[LocalAddress], port: Option<NonZeroU16>) -> Result<Vec<SocketAddr>, Problem> {
-    open(addresses, port).await.map(|opened| opened.addresses)
+pub async fn probe(
+    addresses: &[LocalAddress],
+    port: Option<NonZeroU16>,
+    protocol: Protocol,
+) -> Result<Vec<SocketAddr>, Problem> {
+    open(addresses, port, protocol).await.map(|opened| opened.addresses)
 }
 
 /// Takes listeners into use that were opened elsewhere. `None` if there are none, or the system does not have them.
@@ -70,7 +99,7 @@ pub(crate) fn adopt(given: Vec<std::net::TcpListener>) -> Option<Listeners> {
         match adopted {
             Ok((address, socket)) => {
                 opened.addresses.push(address);
-                opened.sockets.push(socket);
+                opened.sockets.push(Listener::Tcp(socket));
             }
             Err(error) => {
                 tracing::warn!(%error, "a listener that was handed over cannot be used");
@@ -138,7 +167,7 @@ struct Refusal {
     drawn: bool,
 }
 
-fn open_all(places: &[Place], port: u16) -> Result<Listeners, Refusal> {
+fn open_all(places: &[Place], port: u16, protocol: Protocol) -> Result<Listeners, Refusal> {
     let mut opened = Listeners { sockets: Vec::new(), addresses: Vec::new(), notes: Vec::new() };
     for place in places {
         let known = opened.addresses.first().map_or(port, SocketAddr::port);
@@ -148,7 +177,7 @@ fn open_all(places: &[Place], port: u16) -> Result<Listeners, Refusal> {
         if covered && place.ip == IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
             continue;
         }
-        match open_one(address) {
+        match open_one(address, protocol) {
             Ok(socket) => {
                 opened.addresses.push(socket.local_addr().unwrap_or(address));
                 opened.sockets.push(socket);
@@ -165,16 +194,31 @@ fn open_all(places: &[Place], port: u16) -> Result<Listeners, Refusal> {
     Ok(opened)
 }
 
-fn open_one(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+fn open_one(address: SocketAddr, protocol: Protocol) -> io::Result<Listener> {
+    let (kind, number) = match protocol {
+        Protocol::Tcp => (Type::STREAM, socket2::Protocol::TCP),
+        Protocol::Udp => (Type::DGRAM, socket2::Protocol::UDP),
+    };
+    let socket = Socket::new(Domain::for_address(address), kind, Some(number))?;
     if address.is_ipv6() {
         let both_families = address.ip().is_unspecified();
         socket.set_only_v6(!both_families)?;
     }
     socket.set_nonblocking(true)?;
-    bind(&socket, address)?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    match protocol {
+        Protocol::Tcp => {
+            bind(&socket, address)?;
+            socket.listen(BACKLOG)?;
+            TcpListener::from_std(socket.into()).map(Listener::Tcp)
+        }
+        Protocol::Udp => {
+            // Without SO_REUSEADDR, which would let two programs share a port, on Linux, too; UDP has no TIME_WAIT.
+            socket.bind(&SockAddr::from(address))?;
+            // As much as the system allows.
+            drop(socket.set_recv_buffer_size(RECEIVE_BUFFER));
+            UdpSocket::from_std(socket.into()).map(Listener::Udp)
+        }
+    }
 }
 
 /// Binds so that a port can be had whose last connections still linger in TIME_WAIT, and no port that somebody else
@@ -223,13 +267,13 @@ fn is_missing(error: &io::Error) -> bool {
 }
 
 impl Refusal {
-    fn tell(self) -> Problem {
+    fn tell(self, protocol: Protocol) -> Problem {
         let Self { address, error, .. } = self;
         if error.kind() == io::ErrorKind::AddrInUse {
-            return match platform::port_owner(address) {
+            return match platform::port_owner(address, protocol) {
                 Some(owner) => Problem::new(Code::PortInUse, format!("{address} is in use by {owner}")),
                 None => {
-                    let by_hand = platform::find_owner_by_hand(address.port());
+                    let by_hand = platform::find_owner_by_hand(address.port(), protocol);
                     let problem =
                         Problem::new(Code::PortInUse, format!("{address} is in use by another program"));
                     problem.with_remedy(format!("{} {by_hand}.", Code::PortInUse.remedy()))
@@ -267,7 +311,7 @@ mod tests {
 
     #[tokio::test]
     async fn localhost_is_both_families_on_one_random_port() {
-        let opened = open(&[LocalAddress::Localhost], None).await.expect("open");
+        let opened = open(&[LocalAddress::Localhost], None, Protocol::Tcp).await.expect("open");
         let ips: Vec<IpAddr> = opened.addresses.iter().map(SocketAddr::ip).collect();
         assert_eq!(ips.first(), Some(&IpAddr::V4(Ipv4Addr::LOCALHOST)));
         assert!(opened.addresses.iter().all(|address| address.port() == opened.addresses[0].port()));
@@ -277,8 +321,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_busy_port_is_refused_on_all_addresses_and_names_its_owner() {
-        let taken = open(&[LocalAddress::Localhost], None).await.expect("open");
-        let problem = open(&[LocalAddress::Localhost], port(taken.addresses[0])).await.expect_err("busy");
+        let taken = open(&[LocalAddress::Localhost], None, Protocol::Tcp).await.expect("open");
+        let problem = open(&[LocalAddress::Localhost], port(taken.addresses[0]), Protocol::Tcp)
+            .await
+            .expect_err("busy");
         assert_eq!(problem.code, Code::PortInUse);
         if cfg!(target_os = "linux") {
             let pid = format!("(pid {})", std::process::id());
@@ -289,37 +335,41 @@ mod tests {
     #[tokio::test]
     async fn a_port_busy_on_the_second_address_leaves_the_first_free() {
         let second: IpAddr = "127.0.0.2".parse().expect("ip");
-        let Ok(taken) = open(&[LocalAddress::Ip(second)], None).await else { return };
+        let Ok(taken) = open(&[LocalAddress::Ip(second)], None, Protocol::Tcp).await else { return };
         let both = [LocalAddress::Ip(Ipv4Addr::LOCALHOST.into()), LocalAddress::Ip(second)];
         let wanted = port(taken.addresses[0]);
-        assert_eq!(open(&both, wanted).await.expect_err("busy").code, Code::PortInUse);
-        open(&both[..1], wanted).await.expect("the first address was given back");
+        assert_eq!(open(&both, wanted, Protocol::Tcp).await.expect_err("busy").code, Code::PortInUse);
+        open(&both[..1], wanted, Protocol::Tcp).await.expect("the first address was given back");
     }
 
     #[tokio::test]
     async fn a_port_can_be_opened_again_at_once() {
-        let first = open(&[LocalAddress::Localhost], None).await.expect("open");
+        let first = open(&[LocalAddress::Localhost], None, Protocol::Tcp).await.expect("open");
         let address = first.addresses[0];
         let client = tokio::net::TcpStream::connect(address).await.expect("connect");
-        let (server, _) = first.sockets[0].accept().await.expect("accept");
+        let Listener::Tcp(listener) = &first.sockets[0] else { panic!("not TCP") };
+        let (server, _) = listener.accept().await.expect("accept");
         // The server closes first: its side lingers in TIME_WAIT.
         drop(server);
         drop(client);
         drop(first);
-        open(&[LocalAddress::Localhost], port(address)).await.expect("open again");
+        open(&[LocalAddress::Localhost], port(address), Protocol::Tcp).await.expect("open again");
     }
 
     #[cfg(unix)]
     #[tokio::test]
     async fn a_duplicate_keeps_what_waits_in_the_backlog() {
-        let mut first = open(&[LocalAddress::Ip(Ipv4Addr::LOCALHOST.into())], None).await.expect("open");
-        let second = duplicate(&first.sockets.remove(0)).expect("a second handle");
+        let mut first = open(&[LocalAddress::Ip(Ipv4Addr::LOCALHOST.into())], None, Protocol::Tcp).await.expect("open");
+        let Listener::Tcp(socket) = first.sockets.remove(0) else { panic!("no TCP listener") };
+        let second = duplicate(&socket).expect("a second handle");
+        drop(socket);
         let address = second.local_addr().expect("bound");
         // The first handle is closed; nobody accepts; the connection waits.
         let _client = tokio::net::TcpStream::connect(address).await.expect("connect");
         let adopted = adopt(vec![second]).expect("adopted");
         assert_eq!(adopted.addresses, [address]);
-        adopted.sockets[0].accept().await.expect("it waited");
+        let Listener::Tcp(listener) = &adopted.sockets[0] else { panic!("no TCP listener") };
+        listener.accept().await.expect("it waited");
         assert!(adopt(Vec::new()).is_none());
     }
 
@@ -327,7 +377,7 @@ mod tests {
     async fn every_address_of_both_families() {
         let any =
             [LocalAddress::Ip(Ipv6Addr::UNSPECIFIED.into()), LocalAddress::Ip(Ipv4Addr::UNSPECIFIED.into())];
-        let Ok(opened) = open(&any, None).await else { return };
+        let Ok(opened) = open(&any, None, Protocol::Tcp).await else { return };
         assert_eq!(opened.sockets.len(), 1);
         let through_v4 = (Ipv4Addr::LOCALHOST, opened.addresses[0].port());
         tokio::net::TcpStream::connect(through_v4).await.expect("IPv4 reaches it");
@@ -342,10 +392,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn datagram_sockets_share_nothing_with_tcp_and_name_their_owner() {
+        let tcp = open(&[LocalAddress::Localhost], None, Protocol::Tcp).await.expect("open");
+        let wanted = port(tcp.addresses[0]);
+        // Another program may have that port for UDP; then there is nothing to see here.
+        let Ok(_udp) = open(&[LocalAddress::Localhost], wanted, Protocol::Udp).await else { return };
+        let again = open(&[LocalAddress::Localhost], wanted, Protocol::Udp).await.expect_err("busy");
+        assert_eq!(again.code, Code::PortInUse);
+        if cfg!(target_os = "linux") {
+            let pid = format!("(pid {})", std::process::id());
+            assert!(again.message.contains(&pid), "{}", again.message);
+        }
+    }
+
+    #[tokio::test]
     async fn a_foreign_address_is_unavailable() {
         // TEST-NET-3 of RFC 5737: never an address of this machine.
         let foreign = LocalAddress::Ip("203.0.113.7".parse().expect("ip"));
-        let problem = open(&[foreign], None).await.expect_err("foreign");
+        let problem = open(&[foreign], None, Protocol::Tcp).await.expect_err("foreign");
         assert_eq!(problem.code, Code::AddressUnavailable);
         assert!(problem.message.contains("203.0.113.7"), "{}", problem.message);
     }

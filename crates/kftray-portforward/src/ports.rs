@@ -1,7 +1,8 @@
-//! What the engine needs from the outside, as traits: find pods ([`Resolve`]), reach a port of one ([`Dial`]).
+//! What the engine needs from the outside, as traits: find what a forward goes to ([`Resolve`]), reach it by TCP or UDP,
+//! and make a local program reachable in the cluster ([`Dial`]).
 //!
-//! The engine decides; adapters do. `kftray-kube` implements both for a real cluster, tests implement them in memory, and
-//! the relay will be a second [`Dial`].
+//! The engine decides; adapters do. `kftray-kube` implements both for a real cluster, directly to pods and by way of the
+//! relay; tests implement them in memory.
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,14 +10,47 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use kftray_commons::{Problem, RemotePort, Target};
+use kftray_commons::spec::{Expose, Protocol};
+use kftray_commons::{ClusterRef, Code, Problem, RemotePort, Target, TargetObject, Via};
 use tokio::sync::watch;
 
-/// Finds the pods behind a target and keeps finding them.
+/// What a forward wants to reach, and how.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// The object in the cluster, or a host that the cluster reaches.
+    pub target: Target,
+    /// Its port. A name only where the target is an object of the cluster.
+    pub port: RemotePort,
+    /// TCP or UDP; a Service's port is looked for among those of this protocol.
+    pub protocol: Protocol,
+    /// Which way TCP takes.
+    pub via: Via,
+}
+
+impl Wanted {
+    /// TCP by a port-forward to the pod itself.
+    #[must_use]
+    pub fn direct(target: Target, port: RemotePort) -> Self {
+        Self { target, port, protocol: Protocol::Tcp, via: Via::Direct }
+    }
+
+    /// Whether only the relay can do it: UDP, a host, or TCP of which somebody said so. [`Via::Auto`] needs none.
+    #[must_use]
+    pub fn needs_relay(&self) -> bool {
+        self.protocol == Protocol::Udp
+            || matches!(self.target.object, TargetObject::Host(_))
+            || self.via == Via::Relay
+    }
+}
+
+/// Finds the endpoints of what is wanted and keeps finding them.
 pub trait Resolve: Send + Sync + 'static {
     /// Follows a target until every clone of the returned receiver is dropped. Never blocks and never fails: failures
-    /// are values of the stream. All followers of one (cluster, namespace, kind) share one watch.
-    fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution>;
+    /// are values of the stream. All followers of one (cluster, namespace, kind) share one watch. Where the relay is
+    /// needed ([`Wanted::needs_relay`]), following it also keeps the relay up, and the endpoints have
+    /// [`Route::Relay`]; while it starts there are none, and `why_none` tells how far it is
+    /// ([`Code::RelayStarting`]).
+    fn follow(&self, wanted: &Wanted) -> watch::Receiver<Resolution>;
 }
 
 /// What is known about a target now.
@@ -44,23 +78,38 @@ pub enum Resolution {
     Failed(Problem),
 }
 
-/// One port of one pod.
+/// One port of one pod, or of a host that the cluster reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Endpoint {
     /// The adapter's number for the cluster connection it belongs to; a new one after the kubeconfig's entry changed.
     pub cluster: ClusterId,
-    /// Namespace of the pod.
+    /// Namespace of the pod; for a host, the one whose relay connects to it.
     pub namespace: Arc<str>,
-    /// Name of the pod.
+    /// Name of the pod; empty for a host.
     pub pod: Arc<str>,
     /// UID of the pod: a StatefulSet's successor has the same name and another UID. Empty where only the name is known.
     pub uid: Arc<str>,
     /// Node it runs on, if known; the governor counts by node.
     pub node: Option<Arc<str>>,
-    /// Container port, after Service port and named ports have been mapped.
+    /// Container port, after Service port and named ports have been mapped; by way of the relay, the port it dials.
     pub port: u16,
     /// May new connections go there.
     pub condition: Condition,
+    /// How it is reached.
+    pub route: Route,
+}
+
+/// How an endpoint is reached.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub enum Route {
+    /// By a port-forward to the pod itself.
+    #[default]
+    Direct,
+    /// By the relay of the endpoint's cluster and namespace; the governor of the pod's node does not count it.
+    Relay {
+        /// What the relay connects to: the pod's IP address, or the host.
+        host: Arc<str>,
+    },
 }
 
 /// Whether new connections may go to an endpoint.
@@ -93,8 +142,115 @@ pub trait Dial: Send + Sync + 'static {
         first: Bytes,
     ) -> BoxFuture<'static, Result<Box<dyn Channel>, DialError>>;
 
+    /// Opens one UDP flow to an endpoint with [`Route::Relay`]. Resolves as soon as datagrams can be queued, before the
+    /// relay has answered, so that the first ones go out in the same write as the opening; a refusal then comes out of
+    /// the channel.
+    fn dial_udp(
+        &self,
+        endpoint: &Endpoint,
+    ) -> BoxFuture<'static, Result<Box<dyn DatagramChannel>, DialError>> {
+        let problem = Problem::new(Code::Unsupported, format!("{endpoint} cannot be reached by UDP here"));
+        Box::pin(async move { Err(DialError { problem, delivery: Delivery::Nothing }) })
+    }
+
+    /// Makes a local program reachable: the relay, its objects in the cluster, the tunnel. Returns at once; what becomes
+    /// of it is told by the publication.
+    fn publish(&self, offer: &Offer) -> Box<dyn Publication> {
+        let message = format!("{} cannot be exposed here", offer.name);
+        Box::new(Unpublished(watch::Sender::new(PublicationState::Failed(Problem::new(
+            Code::Unsupported,
+            message,
+        )))))
+    }
+
     /// The machine woke up or changed network: every transport must prove itself now or be replaced.
     fn network_changed(&self);
+}
+
+/// One UDP flow: datagrams between one local peer and one endpoint. Polled from one task, both directions.
+pub trait DatagramChannel: Send + 'static {
+    /// The next datagram from the endpoint, as it was sent, an empty one included; `None` when the relay has closed the
+    /// flow for its own reasons (idle, draining). After an error or `None` it must not be polled again.
+    ///
+    /// # Errors
+    /// [`ChannelError`] ends the flow: the endpoint is unreachable ([`Code::RemoteRefused`] is ICMP's "port
+    /// unreachable"), the open was refused, the carrier is lost.
+    fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Bytes>, ChannelError>>;
+
+    /// Queues a datagram of 0 to 65,507 bytes for the endpoint. Never waits: beyond 256 KiB or 50 ms in the queue the
+    /// oldest ones are dropped, since a reliable carrier must not become a delay line.
+    fn send(&mut self, datagram: Bytes);
+
+    /// Datagrams of either direction that this flow has dropped on this machine so far.
+    fn dropped(&self) -> u64;
+}
+
+/// A local program to be made reachable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offer {
+    /// The cluster.
+    pub cluster: ClusterRef,
+    /// Namespace; `None` is the context's namespace, else `default`.
+    pub namespace: Option<String>,
+    /// The alias: name of the Service, or public host name.
+    pub name: String,
+    /// What is exposed and to whom.
+    pub expose: Expose,
+}
+
+/// A local program that is being made reachable, or is. Dropping it withdraws: callers are refused at once, objects in
+/// the cluster are deleted as far as possible; publishing the same name again waits for that.
+pub trait Publication: Send + 'static {
+    /// How far it is. Everything that mends itself (tunnel lost, relay evicted, watch broken) is mended by the
+    /// publication, which says `Pending` meanwhile.
+    fn state(&self) -> watch::Receiver<PublicationState>;
+
+    /// The next connection from the cluster. As long as it is not polled, callers wait at the relay.
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Inbound>;
+
+    /// Try again now: after [`PublicationState::Failed`] a person asks for it, the network has changed, or the engine's
+    /// backoff is over. Without effect in other states.
+    fn retry(&mut self);
+}
+
+/// How far a publication is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PublicationState {
+    /// On its way, for the first time or again; for what it waits, if known.
+    Pending(Option<Problem>),
+    /// Callers reach this machine.
+    Up {
+        /// Under which URLs, the best one first: `http://myapp.dev`, `https://myapp.example.com`, `tcp://myapp.dev:5432`.
+        urls: Vec<String>,
+        /// What a person may want to know (certificate not issued yet, address of the Ingress).
+        notes: Vec<String>,
+    },
+    /// It rests until [`Publication::retry`], which the engine calls by the cure of the problem's code; it may also come
+    /// back by itself when the cluster changes.
+    Failed(Problem),
+}
+
+/// One connection from the cluster to the exposed program.
+pub struct Inbound {
+    /// Its bytes; received ones are the caller's.
+    pub channel: Box<dyn Channel>,
+    /// The caller's address as the relay saw it, `ip:port`; for public callers that is the Ingress controller's.
+    pub peer: String,
+}
+
+/// A publication that cannot be.
+struct Unpublished(watch::Sender<PublicationState>);
+
+impl Publication for Unpublished {
+    fn state(&self) -> watch::Receiver<PublicationState> {
+        self.0.subscribe()
+    }
+
+    fn poll_accept(&mut self, _: &mut Context<'_>) -> Poll<Inbound> {
+        Poll::Pending
+    }
+
+    fn retry(&mut self) {}
 }
 
 /// A transport that is up. Holding it keeps the transport from being closed for idleness.
@@ -180,9 +336,16 @@ pub enum Delivery {
     Unknown,
 }
 
-/// Names for tests and logs.
+/// `namespace/pod:port`, or `host:port by relay`.
 impl std::fmt::Display for Endpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}/{}:{}", self.namespace, self.pod, self.port)
+        match &self.route {
+            Route::Direct => write!(f, "{}/{}:{}", self.namespace, self.pod, self.port),
+            Route::Relay { .. } if !self.pod.is_empty() => {
+                write!(f, "{}/{}:{} by relay", self.namespace, self.pod, self.port)
+            }
+            Route::Relay { host } if host.contains(':') => write!(f, "[{host}]:{} by relay", self.port),
+            Route::Relay { host } => write!(f, "{host}:{} by relay", self.port),
+        }
     }
 }

@@ -19,20 +19,25 @@ use tracing::{debug, error, info};
 
 use crate::accept;
 use crate::choice::SuspectKind;
+use crate::config::ForwardConfig;
 use crate::connection::Shared;
-use crate::directory::Directory;
 use crate::engine::Process;
 use crate::event::ReadyVia;
 use crate::forward::About;
-use crate::listener::{self, Listeners};
+use crate::listener::{self, Listener, Listeners};
 use crate::machine::{Effect, Input, Machine};
 use crate::ports::{DialError, Endpoint, Resolution, Warm};
+use crate::udp;
 
 /// Runs a forward from its start to the end of its last connection.
-pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, given: Vec<std::net::TcpListener>) {
-    let resolution = process.resolve.follow(&about.config.target, &about.config.remote_port);
-    let directory = Directory::new(about.config.balance.clone());
-    let shared = Arc::new(Shared { process, about, directory });
+pub(crate) async fn run(
+    process: Arc<Process>,
+    about: Arc<About>,
+    config: ForwardConfig,
+    given: Vec<std::net::TcpListener>,
+) {
+    let resolution = process.resolve.follow(&config.wanted());
+    let shared = Arc::new(Shared::new(process, about, config));
     let mut supervisor = Supervisor {
         shared,
         given,
@@ -87,7 +92,7 @@ impl Supervisor {
                 () = stop.stopped() => Wake::Stop,
                 Some(ended) = self.listeners.join_next() => {
                     if let Err(error) = ended {
-                        error!(forward = shared.about.config.name, %error, "a listener's task ended");
+                        error!(forward = shared.config.name, %error, "a listener's task ended");
                     }
                     Wake::ListenerEnded
                 }
@@ -128,12 +133,14 @@ impl Supervisor {
         for effect in effects {
             match effect {
                 Effect::Bind => {
-                    let config = self.shared.about.config.clone();
+                    let config = self.shared.config.clone();
                     let given = std::mem::take(&mut self.given);
                     self.binding = Some(Box::pin(async move {
                         match listener::adopt(given) {
                             Some(listeners) => Ok(listeners),
-                            None => listener::open(&config.addresses, config.local_port).await,
+                            None => {
+                                listener::open(&config.addresses, config.local_port, config.protocol).await
+                            }
                         }
                     }));
                 }
@@ -148,7 +155,7 @@ impl Supervisor {
                     self.shared.about.set_ready(None);
                 }
                 Effect::Publish(status) => {
-                    debug!(forward = self.shared.about.config.name, status = status.name());
+                    debug!(forward = self.shared.config.name, status = status.name());
                     // "Stopped" is told at the very end, after the last event.
                     if status != kftray_commons::Status::Stopped {
                         self.shared.about.publish(status);
@@ -185,12 +192,22 @@ impl Supervisor {
         self.binding = None;
         match bound {
             Ok(listeners) => {
-                let sockets: Vec<_> = listeners.sockets.into_iter().map(Arc::new).collect();
-                self.shared.about.set_sockets(sockets.iter().map(Arc::downgrade).collect());
-                for socket in sockets {
-                    self.listeners.spawn(accept::run(Arc::clone(&self.shared), socket));
+                let mut sockets = Vec::new();
+                for socket in listeners.sockets {
+                    let shared = Arc::clone(&self.shared);
+                    match socket {
+                        Listener::Tcp(socket) => {
+                            let socket = Arc::new(socket);
+                            sockets.push(Arc::downgrade(&socket));
+                            self.listeners.spawn(accept::run(shared, socket));
+                        }
+                        Listener::Udp(socket) => {
+                            self.listeners.spawn(udp::run(shared, socket));
+                        }
+                    }
                 }
-                info!(forward = self.shared.about.config.name, addresses = ?listeners.addresses, "listening");
+                self.shared.about.set_sockets(sockets);
+                info!(forward = self.shared.config.name, addresses = ?listeners.addresses, "listening");
                 self.shared.about.set_addresses(listeners.addresses, listeners.notes);
                 self.step(Input::Bound);
             }
@@ -232,8 +249,7 @@ impl Supervisor {
         if self.shared.about.is_stopping() {
             return;
         }
-        let message =
-            format!("a listener of {} ended by a fault of this program", self.shared.about.config.name);
+        let message = format!("a listener of {} ended by a fault of this program", self.shared.config.name);
         let cause = Problem::new(Code::Internal, message);
         self.shared.about.publish(kftray_commons::Status::NeedsUser { cause });
     }

@@ -124,7 +124,13 @@ impl<'a> WorkloadBuilder<'a> {
             | Kind::EndpointSlice
             | Kind::Deployment
             | Kind::ReplicaSet
-            | Kind::StatefulSet => object["spec"]["replicas"] = json!(self.replicas),
+            | Kind::StatefulSet
+            | Kind::Event
+            | Kind::Secret
+            | Kind::Ingress
+            | Kind::NetworkPolicy
+            | Kind::Role
+            | Kind::RoleBinding => object["spec"]["replicas"] = json!(self.replicas),
         }
         if let (Kind::Deployment, Some(strategy)) = (kind, self.strategy) {
             object["spec"]["strategy"] = strategy;

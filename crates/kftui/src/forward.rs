@@ -14,8 +14,8 @@ use crate::{render, stack};
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
     let wanted = target::parse(&args.words).map_err(|fault| fault.to_string())?;
-    let specs: Vec<_> =
-        wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, &args.common)).collect();
+    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, &args.common));
+    let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     for spec in &specs {
         if let Some(fault) = spec.check().into_iter().next() {
             let flag = match fault.field {
@@ -30,12 +30,14 @@ pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
     Ok(specs)
 }
 
-fn spec(wanted: Wanted, number: u64, common: &CommonArgs) -> ForwardSpec {
-    let mut spec = ForwardSpec::new(ForwardId(number), Workload::of(wanted.object, wanted.remote));
+fn spec(wanted: Wanted, number: u64, common: &CommonArgs) -> Result<ForwardSpec, String> {
+    let workload = Workload::of(wanted.object, wanted.remote);
+    let workload = workload.ok_or("the port of a host is a number from 1 to 65535")?;
+    let mut spec = ForwardSpec::new(ForwardId(number), workload);
     spec.cluster = cluster(common);
     spec.namespace.clone_from(&common.namespace);
     spec.listen = Listen { hosts: hosts(common), port: wanted.local, auto_loopback: false };
-    spec
+    Ok(spec)
 }
 
 /// The cluster that the flags name.

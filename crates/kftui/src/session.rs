@@ -12,9 +12,8 @@ use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use kftray_commons::spec::LocalPort;
 use kftray_commons::{Code, Event, ForwardSpec, Problem, Status};
-use kftray_portforward::{Engine, Event as Happening, Forward, ForwardConfig, LocalAddress};
+use kftray_portforward::{Config, Engine, Event as Happening, Forward};
 use tokio::process::Child;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
@@ -135,8 +134,7 @@ impl<'a> Session<'a> {
         let mut happenings = SelectAll::new();
         let mut running = Vec::new();
         for item in items {
-            let Some(config) = config(&item, rules) else { continue };
-            let forward = engine.start(config);
+            let forward = engine.start(Config::of(&item.spec, item.label.clone(), rules.hold));
             happenings.push(stream(running.len(), &forward));
             running.push(Running {
                 waits_for: Some("opening the local port".to_owned()),
@@ -258,6 +256,26 @@ impl<'a> Session<'a> {
             }
             Happening::ConnectionFailed { peer, problem } => {
                 tracing::debug!(forward = label, %peer, %problem, "a connection failed");
+                self.screen.event(&Event::ConnectionFailed { forward: label, problem })?;
+                Ok(None)
+            }
+            Happening::Published { urls, notes } => {
+                (one.announced, one.was_ready, one.waits_for) = (true, true, None);
+                for note in urls.into_iter().chain(notes) {
+                    self.screen.note(&format!("{label}: {note}"))?;
+                }
+                self.maybe_all_ready()
+            }
+            Happening::Note(problem) => {
+                self.screen.note(&format!("{label}: {problem}. {}", problem.remedy))?;
+                Ok(None)
+            }
+            Happening::Called(call) => {
+                tracing::debug!(forward = label, ?call, "a call");
+                Ok(None)
+            }
+            Happening::CallFailed { caller, problem } => {
+                tracing::debug!(forward = label, caller, %problem, "a call failed");
                 self.screen.event(&Event::ConnectionFailed { forward: label, problem })?;
                 Ok(None)
             }
@@ -391,23 +409,6 @@ fn is_watched(cause: &Problem) -> bool {
     )
 }
 
-fn config(item: &Item, rules: &Rules) -> Option<ForwardConfig> {
-    let (target, remote_port) = item.spec.target()?;
-    // Parsing an address never fails: what is no address is a host name.
-    let addresses = item.spec.listen.hosts.iter().map(|host| match host.parse::<LocalAddress>() {
-        Ok(address) => address,
-        Err(never) => match never {},
-    });
-    let mut config = ForwardConfig::new(item.label.clone(), target, remote_port);
-    config.addresses = addresses.collect();
-    config.hold = rules.hold;
-    config.local_port = match item.spec.listen.port {
-        LocalPort::Random => None,
-        LocalPort::Fixed(port) => Some(port),
-    };
-    Some(config)
-}
-
 fn texts(addresses: &[SocketAddr]) -> Vec<String> {
     addresses.iter().map(SocketAddr::to_string).collect()
 }
@@ -451,7 +452,7 @@ mod tests {
     fn names_are_unique() {
         let spec = |alias: Option<&str>, object: TargetObject| {
             let port = RemotePort::Name("http".to_owned());
-            let mut spec = ForwardSpec::new(ForwardId(0), Workload::of(object, port));
+            let mut spec = ForwardSpec::new(ForwardId(0), Workload::of(object, port).expect("no host"));
             spec.alias = alias.map(str::to_owned);
             spec
         };

@@ -67,7 +67,10 @@ fn complete(target: Option<&(TargetObject, usize)>, next: Option<&str>) -> Resul
     }
     let name = match object {
         TargetObject::Pod(name) => Some(name).filter(|name| names::port_name(name).is_ok()),
-        TargetObject::Service(_) | TargetObject::Labels(_) | TargetObject::Workload { .. } => None,
+        TargetObject::Service(_)
+        | TargetObject::Labels(_)
+        | TargetObject::Workload { .. }
+        | TargetObject::Host(_) => None,
     };
     let name = name.map(|name| format!("; if `{name}` is a port's name, write :{name}")).unwrap_or_default();
     Err(fault(
@@ -230,6 +233,7 @@ fn short(object: &TargetObject) -> String {
         TargetObject::Pod(name) => format!("pod/{name}"),
         TargetObject::Labels(selector) => selector.clone(),
         TargetObject::Workload { kind, name } => format!("{}/{name}", kind.short()),
+        TargetObject::Host(host) => format!("proxy/{host}"),
     }
 }
 

@@ -7,10 +7,11 @@ use super::Defaults;
 use super::address::remote_address;
 use super::fields::{Fields, Port};
 use super::json::Value;
+use crate::access::{self, Access, Network, Secret};
 use crate::selector;
 use crate::spec::{
     Certificate, Expose, ExposeProtocol, Exposure, ForwardId, ForwardSpec, HttpLogs, IssuerKind, Listen,
-    LocalPort, Pods, Protocol, Workload,
+    LocalPort, Pods, Protocol, Via, Workload,
 };
 use crate::tags::Tags;
 use crate::target::{ClusterRef, ContextRef, RemotePort, WorkloadKind};
@@ -56,6 +57,7 @@ pub(super) fn read(fields: &mut Fields<'_>, id: ForwardId, defaults: &Defaults) 
         None => Some(Protocol::Tcp),
         Some(_) => fields.word("protocol", &[("tcp", Protocol::Tcp), ("udp", Protocol::Udp)]),
     };
+    let via = via(fields, kind, protocol);
     let cluster = cluster(fields, defaults);
     let namespace = fields.text("namespace").unwrap_or_else(|| defaults.namespace.clone());
     let tags = tags(fields);
@@ -75,6 +77,7 @@ pub(super) fn read(fields: &mut Fields<'_>, id: ForwardId, defaults: &Defaults) 
         namespace: Some(namespace).filter(|namespace| !namespace.is_empty()),
         workload,
         protocol: protocol.unwrap_or_default(),
+        via,
         listen,
         tags,
         domain_enabled,
@@ -90,6 +93,19 @@ pub(super) fn read(fields: &mut Fields<'_>, id: ForwardId, defaults: &Defaults) 
         fields.fault(field.map_or(fault.field, |(name, _)| name), fault.message, fault.remedy);
     }
     Read { alias, spec }
+}
+
+fn via(fields: &mut Fields<'_>, kind: Option<Kind>, protocol: Option<Protocol>) -> Via {
+    let words = [("direct", Via::Direct), ("relay", Via::Relay), ("auto", Via::Auto)];
+    let Some(via) = fields.word("via", &words) else { return Via::default() };
+    let why = match (kind, protocol) {
+        (Some(Kind::Expose), _) => "`via` means nothing for an expose; it is ignored",
+        (Some(Kind::Proxy), _) if via == Via::Direct => "a proxy always goes by way of the relay",
+        (_, Some(Protocol::Udp)) if via == Via::Direct => "UDP always goes by way of the relay",
+        _ => return via,
+    };
+    fields.warn("via", why);
+    Via::default()
 }
 
 fn cluster(fields: &mut Fields<'_>, defaults: &Defaults) -> ClusterRef {
@@ -243,9 +259,8 @@ fn expose(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Workload> {
     };
     let words = [("http", ExposeProtocol::Http), ("tcp", ExposeProtocol::Tcp)];
     let carries = fields.word("exposure_protocol", &words).unwrap_or_default();
-    let local_port = local_program_port(fields);
-    let name = fields.first_of(&["local_address", "bind_address"]).map(|(name, _)| name);
-    let local_host = name.and_then(|name| fields.text(name));
+    let program = local_program(fields);
+    let access = access(fields);
     let exposure = match to? {
         To::Internal => Exposure::Internal { protocol: carries },
         To::Public => {
@@ -260,11 +275,97 @@ fn expose(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Workload> {
             }
         }
     };
-    Some(Workload::Expose(Expose {
-        local_host: unbracketed(local_host.as_deref().unwrap_or(Listen::DEFAULT_HOST)).to_owned(),
-        local_port: local_port?,
-        exposure,
-    }))
+    let (local_host, local_port, local_tls) = program?;
+    Some(Workload::Expose(Expose { local_host, local_port, local_tls, exposure, access }))
+}
+
+/// Where the local program listens and whether it speaks TLS: `localhost`, `127.0.0.1`, `https://localhost`,
+/// `http://[::1]:3000`.
+fn local_program(fields: &mut Fields<'_>) -> Option<(String, NonZeroU16, bool)> {
+    let name = fields.first_of(&["local_address", "bind_address"]).map(|(name, _)| name);
+    let written = name.and_then(|name| fields.text(name));
+    let (name, text) = (name.unwrap_or("local_address"), written.as_deref().unwrap_or(Listen::DEFAULT_HOST));
+    let scheme = text.split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let local_tls = matches!(scheme.as_deref(), Some("https" | "wss"));
+    if scheme.is_none() {
+        // A port without a scheme is told by the check of the host.
+        return Some((unbracketed(text).to_owned(), local_program_port(fields)?, false));
+    }
+    let address = match remote_address(text) {
+        Ok(address) => address,
+        Err(fault) => {
+            let remedy = "Write a host, or a URL such as https://localhost.";
+            fields.fault(name, format!("`{text}` {fault}"), remedy);
+            return None;
+        }
+    };
+    match address.port {
+        Some(port) if fields.node("local_port").is_none() => Some((address.host, port, local_tls)),
+        Some(port) => {
+            let local_port = local_program_port(fields)?;
+            if port != local_port {
+                let message = format!("names port {port}, and local_port is {local_port}");
+                fields.fault(name, message, "Write the port once, or the same.");
+            }
+            Some((address.host, local_port, local_tls))
+        }
+        None => Some((address.host, local_program_port(fields)?, local_tls)),
+    }
+}
+
+fn access(fields: &mut Fields<'_>) -> Access {
+    let secret = |text: Option<String>| text.map(Secret::new);
+    Access {
+        basic: secret(fields.text("exposure_basic_auth")),
+        bearer: secret(fields.text("exposure_bearer_token")),
+        allow: allow(fields),
+        expires_after: expires_after(fields),
+    }
+}
+
+/// A list of addresses, or a text with commas.
+fn allow(fields: &mut Fields<'_>) -> Vec<Network> {
+    const NAME: &str = "exposure_allow";
+    const REMEDY: &str = "Write [\"203.0.113.7\", \"10.0.0.0/8\"].";
+    let Some(node) = fields.node(NAME) else { return Vec::new() };
+    let texts: Option<Vec<&str>> = match &node.value {
+        Value::Text(text) => Some(text.split(',').collect()),
+        Value::List(nodes) => nodes.iter().map(|node| plain_text(&node.value)).collect(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => None,
+    };
+    let Some(texts) = texts else {
+        fields.fault(NAME, "expected a list of texts", REMEDY);
+        return Vec::new();
+    };
+    if texts.is_empty() {
+        // "Nobody" is not what an empty list can mean, and "everybody" must not be understood by mistake.
+        fields.fault(NAME, "is empty", "Leave it out to let everybody in, or list addresses.");
+    }
+    let mut networks = Vec::new();
+    for text in texts {
+        match text.parse() {
+            Ok(network) => networks.push(network),
+            Err(fault) => fields.fault(NAME, format!("`{}` {fault}", text.trim()), REMEDY),
+        }
+    }
+    networks
+}
+
+fn plain_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::Text(text) => Some(text),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Object(_) => None,
+    }
+}
+
+fn expires_after(fields: &mut Fields<'_>) -> Option<u64> {
+    const NAME: &str = "exposure_expires_after";
+    let text = fields.text(NAME)?;
+    let found = access::duration(&text).map(|duration| duration.as_secs());
+    if found.is_none() {
+        fields.fault(NAME, format!("`{text}` is no length of time"), "Write for example \"30m\" or \"8h\".");
+    }
+    found
 }
 
 fn local_program_port(fields: &mut Fields<'_>) -> Option<NonZeroU16> {

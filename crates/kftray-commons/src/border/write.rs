@@ -6,10 +6,11 @@
 use serde_json::{Map, Value, json};
 
 use super::Defaults;
+use crate::access::Access;
 use crate::selector;
 use crate::spec::{
     Certificate, Expose, ExposeProtocol, Exposure, ForwardSpec, HttpLogs, IssuerKind, Listen, LocalPort,
-    Pods, Workload,
+    Pods, Via, Workload,
 };
 use crate::target::{ContextRef, RemotePort};
 
@@ -36,6 +37,7 @@ pub fn object(spec: &ForwardSpec, extra: &Map<String, Value>) -> Map<String, Val
         namespace,
         workload,
         protocol,
+        via,
         listen,
         tags,
         domain_enabled,
@@ -52,6 +54,11 @@ pub fn object(spec: &ForwardSpec, extra: &Map<String, Value>) -> Map<String, Val
     entry.insert("context".into(), context.into());
     put_some(&mut entry, "kubeconfig", cluster.kubeconfig.clone());
     entry.insert("protocol".into(), protocol.to_string().into());
+    match via {
+        Via::Direct => {}
+        Via::Relay => put_some(&mut entry, "via", Some("relay".to_owned())),
+        Via::Auto => put_some(&mut entry, "via", Some("auto".to_owned())),
+    }
     put_listen(&mut entry, workload, listen);
     put_true(&mut entry, "domain_enabled", *domain_enabled);
     if !tags.is_empty() {
@@ -164,11 +171,15 @@ fn put_port(entry: &mut Map<String, Value>, port: &RemotePort) {
 }
 
 fn put_expose(entry: &mut Map<String, Value>, expose: &Expose) {
-    let Expose { local_host, local_port, exposure } = expose;
-    if local_host != Listen::DEFAULT_HOST {
+    let Expose { local_host, local_port, local_tls, exposure, access } = expose;
+    if *local_tls {
+        let host = if local_host.contains(':') { format!("[{local_host}]") } else { local_host.clone() };
+        entry.insert("local_address".into(), format!("https://{host}:{local_port}").into());
+    } else if local_host != Listen::DEFAULT_HOST {
         entry.insert("local_address".into(), local_host.as_str().into());
     }
     entry.insert("local_port".into(), local_port.get().into());
+    put_access(entry, access);
     match exposure {
         Exposure::Internal { protocol } => {
             entry.insert("exposure_type".into(), "internal".into());
@@ -194,6 +205,17 @@ fn put_expose(entry: &mut Map<String, Value>, expose: &Expose) {
             }
         }
     }
+}
+
+fn put_access(entry: &mut Map<String, Value>, access: &Access) {
+    let Access { basic, bearer, allow, expires_after } = access;
+    put_some(entry, "exposure_basic_auth", basic.as_ref().map(|secret| secret.reveal().to_owned()));
+    put_some(entry, "exposure_bearer_token", bearer.as_ref().map(|secret| secret.reveal().to_owned()));
+    if !allow.is_empty() {
+        let networks: Vec<Value> = allow.iter().map(|network| network.to_string().into()).collect();
+        entry.insert("exposure_allow".into(), networks.into());
+    }
+    put_some(entry, "exposure_expires_after", expires_after.map(|seconds| format!("{seconds}s")));
 }
 
 fn put_listen(entry: &mut Map<String, Value>, workload: &Workload, listen: &Listen) {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
-use kftray_portforward::ports::{ClusterId, Condition};
+use kftray_portforward::ports::{ClusterId, Condition, Route};
 use kftray_spdy::frame::Frame;
 use kftray_spdy::{channel, ws};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -88,6 +88,7 @@ fn endpoint(port: u16) -> Endpoint {
         node: Some("node".into()),
         port,
         condition: Condition::Ready,
+        route: Route::Direct,
     }
 }
 

@@ -16,20 +16,20 @@ use super::object::Object;
 
 /// A kind of object, as its URL and its permissions spell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Kind {
+pub(crate) struct Kind {
     /// Group and version, as the path has it.
-    pub(super) api: &'static str,
+    pub(crate) api: &'static str,
     /// Last part of the path.
-    pub(super) plural: &'static str,
+    pub(crate) plural: &'static str,
     /// Resource with its group, as people and Roles name it.
-    pub(super) resource: &'static str,
+    pub(crate) resource: &'static str,
     /// Ask for metadata only.
-    pub(super) metadata: bool,
+    pub(crate) metadata: bool,
 }
 
 macro_rules! kinds {
     ($($name:ident = $api:literal, $plural:literal, $resource:literal, $metadata:literal;)+) => {
-        $(pub(super) const $name: Kind =
+        $(pub(crate) const $name: Kind =
             Kind { api: $api, plural: $plural, resource: $resource, metadata: $metadata };)+
     };
 }
@@ -45,22 +45,25 @@ kinds! {
     // Only the owner references are read, of many objects.
     REPLICA_SET_OWNERS = "apis/apps/v1", "replicasets", "replicasets.apps", true;
     JOBS = "apis/batch/v1", "jobs", "jobs.batch", false;
+    EVENTS = "api/v1", "events", "events", false;
 }
 
 /// Which objects of the kind.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Scope {
+pub(crate) enum Scope {
     /// All of the namespace.
     All,
     /// One by name.
     Named(Arc<str>),
     /// By label selector.
     Labels(Arc<str>),
+    /// By field selector.
+    Fields(Arc<str>),
 }
 
 /// How to get at them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Access {
+pub(crate) enum Access {
     /// List, then watch.
     Watch,
     /// One `get` (for [`Scope::Named`]), again only upon a hint.
@@ -69,16 +72,16 @@ pub(super) enum Access {
 
 /// What makes two followers share a feed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct FeedKey {
-    pub(super) kind: Kind,
-    pub(super) namespace: Arc<str>,
-    pub(super) scope: Scope,
-    pub(super) access: Access,
+pub(crate) struct FeedKey {
+    pub(crate) kind: Kind,
+    pub(crate) namespace: Arc<str>,
+    pub(crate) scope: Scope,
+    pub(crate) access: Access,
 }
 
 /// How good the objects of a view are.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(crate) enum Phase {
     /// No answer yet.
     Loading,
     /// A watch keeps them current. They also stay while the cluster cannot be reached: the pods may well be.
@@ -93,10 +96,10 @@ pub(super) enum Phase {
 
 /// What a follower sees of a feed.
 #[derive(Debug)]
-pub(super) struct View<T> {
-    pub(super) phase: Phase,
+pub(crate) struct View<T> {
+    pub(crate) phase: Phase,
     /// Objects of the group, by name.
-    pub(super) objects: Arc<[Arc<T>]>,
+    pub(crate) objects: Arc<[Arc<T>]>,
 }
 
 impl<T> Clone for View<T> {
@@ -107,7 +110,7 @@ impl<T> Clone for View<T> {
 
 impl<T> View<T> {
     /// The phase's problem, if it keeps the objects from being known.
-    pub(super) fn broken(&self) -> Option<&Problem> {
+    pub(crate) fn broken(&self) -> Option<&Problem> {
         match &self.phase {
             Phase::Broken(problem) | Phase::Denied(problem) => Some(problem),
             Phase::Loading | Phase::Live | Phase::Static(_) => None,
@@ -115,20 +118,20 @@ impl<T> View<T> {
     }
 
     /// Whether the objects are an answer of the cluster.
-    pub(super) fn is_known(&self) -> bool {
+    pub(crate) fn is_known(&self) -> bool {
         matches!(self.phase, Phase::Live | Phase::Static(_))
     }
 }
 
 /// What the watching task and the followers share.
-pub(super) struct Shared<T> {
+pub(crate) struct Shared<T> {
     key: FeedKey,
     store: Mutex<Store<T>>,
     /// Followers that cannot go on with what the feed has, see [`Subscription::set_unsettled`].
     unsettled: AtomicUsize,
     unsettled_changed: Notify,
     /// Somebody has a reason to believe that static objects are out of date.
-    pub(super) hint: Notify,
+    pub(crate) hint: Notify,
 }
 
 struct Store<T> {
@@ -143,7 +146,7 @@ struct Group<T> {
 }
 
 impl<T: Object> Shared<T> {
-    pub(super) fn new(key: FeedKey) -> Self {
+    pub(crate) fn new(key: FeedKey) -> Self {
         let store = Store { phase: Phase::Loading, objects: BTreeMap::new(), groups: HashMap::new() };
         Self {
             key,
@@ -154,7 +157,7 @@ impl<T: Object> Shared<T> {
         }
     }
 
-    pub(super) fn key(&self) -> &FeedKey {
+    pub(crate) fn key(&self) -> &FeedKey {
         &self.key
     }
 
@@ -169,7 +172,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// The objects are these and no others. Returns whether that is new.
-    pub(super) fn replace(&self, objects: Vec<T>, phase: Phase) -> bool {
+    pub(crate) fn replace(&self, objects: Vec<T>, phase: Phase) -> bool {
         self.with(|store| {
             let mut old = std::mem::take(&mut store.objects);
             let mut changed = false;
@@ -188,7 +191,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// One object was added or changed.
-    pub(super) fn apply(&self, object: T) {
+    pub(crate) fn apply(&self, object: T) {
         self.with(|store| {
             let object = Arc::new(object);
             let old = store.objects.insert(Arc::clone(&object.meta().name), Arc::clone(&object));
@@ -204,7 +207,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// One object is gone.
-    pub(super) fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         self.with(|store| {
             if let Some(old) = store.objects.remove(name) {
                 self.publish(store, self.group_of(&old));
@@ -213,7 +216,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// The objects stay, their standing changes.
-    pub(super) fn set_phase(&self, phase: Phase) {
+    pub(crate) fn set_phase(&self, phase: Phase) {
         self.with(|store| {
             if store.phase != phase {
                 store.phase = phase;
@@ -223,7 +226,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// An attempt failed: that matters only as long as nothing is known.
-    pub(super) fn set_broken(&self, problem: Problem) {
+    pub(crate) fn set_broken(&self, problem: Problem) {
         let known = self.with(|store| matches!(store.phase, Phase::Live | Phase::Static(_)));
         if !known {
             self.set_phase(Phase::Broken(problem));
@@ -257,7 +260,7 @@ impl<T: Object> Shared<T> {
     }
 
     /// Resolves when some follower cannot go on with what the feed has.
-    pub(super) async fn some_unsettled(&self) {
+    pub(crate) async fn some_unsettled(&self) {
         loop {
             let changed = self.unsettled_changed.notified();
             if self.unsettled.load(Ordering::Acquire) > 0 {
@@ -291,14 +294,14 @@ fn send<T: Object>(sender: &watch::Sender<View<T>>, view: View<T>) {
 }
 
 /// A running feed; its task ends with the last [`Subscription`].
-pub(super) struct Feed<T: Object> {
-    pub(super) shared: Arc<Shared<T>>,
+pub(crate) struct Feed<T: Object> {
+    pub(crate) shared: Arc<Shared<T>>,
     registry: Weak<Registry<T>>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl<T: Object> Feed<T> {
-    pub(super) fn new(
+    pub(crate) fn new(
         shared: Arc<Shared<T>>,
         registry: Weak<Registry<T>>,
         task: AbortOnDropHandle<()>,
@@ -307,7 +310,7 @@ impl<T: Object> Feed<T> {
     }
 
     /// Follows one group: the name of a Service in a feed over everything, else `""`.
-    pub(super) fn subscribe(self: &Arc<Self>, group: &str) -> Subscription<T> {
+    pub(crate) fn subscribe(self: &Arc<Self>, group: &str) -> Subscription<T> {
         let view = self.shared.with(|store| {
             if let Some(known) = store.groups.get_mut(group) {
                 known.followers += 1;
@@ -331,7 +334,7 @@ impl<T: Object> Drop for Feed<T> {
 }
 
 /// One follower's end of a feed; keeps it running.
-pub(super) struct Subscription<T: Object> {
+pub(crate) struct Subscription<T: Object> {
     view: watch::Receiver<View<T>>,
     group: Arc<str>,
     unsettled: bool,
@@ -340,12 +343,12 @@ pub(super) struct Subscription<T: Object> {
 
 impl<T: Object> Subscription<T> {
     /// What is known now; marks it as seen.
-    pub(super) fn view(&mut self) -> View<T> {
+    pub(crate) fn view(&mut self) -> View<T> {
         self.view.borrow_and_update().clone()
     }
 
     /// Resolves when there is something unseen.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         if self.view.changed().await.is_err() {
             // The sender lives in the feed, which lives in `self`.
             std::future::pending::<()>().await;
@@ -353,13 +356,13 @@ impl<T: Object> Subscription<T> {
     }
 
     /// Names of everything that the feed knows, whoever it belongs to.
-    pub(super) fn names(&self) -> Vec<Arc<str>> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.feed.shared.with(|store| store.objects.keys().cloned().collect())
     }
 
     /// Says whether the follower can go on with what the feed has. As long as one cannot, a feed without a watch looks
     /// again with backoff: nothing else would ever tell it that the pod has become ready.
-    pub(super) fn set_unsettled(&mut self, unsettled: bool) {
+    pub(crate) fn set_unsettled(&mut self, unsettled: bool) {
         if self.unsettled != unsettled {
             self.unsettled = unsettled;
             self.feed.shared.count_unsettled(unsettled);

@@ -19,26 +19,26 @@ use super::reflect::Reflector;
 
 /// Every waiting time, in one place so that tests can shorten them.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Timing {
+pub(crate) struct Timing {
     /// For an answer to begin. Long: a list of thousands of objects through a slow VPN; a dead connection is noticed by the
     /// client's own pings much earlier.
-    pub(super) answer: Duration,
+    pub(crate) answer: Duration,
     /// Longest life of one watch, in whole seconds, shortened by up to a sixth at random so that watches do not renew all
     /// together. Below the 5 minutes after which many load balancers cut idle connections.
-    pub(super) watch: Duration,
+    pub(crate) watch: Duration,
     /// A watch that is silent for this long after its end was due is dead.
-    pub(super) watch_grace: Duration,
+    pub(crate) watch_grace: Duration,
     /// First and longest pause between attempts after a failure.
-    pub(super) retry: (Duration, Duration),
+    pub(crate) retry: (Duration, Duration),
     /// Longest pause while there is no connection at all: an attempt costs the server nothing then, and a VPN that is back
     /// should not wait.
-    pub(super) unreachable: Duration,
+    pub(crate) unreachable: Duration,
     /// First and longest pause before asking again for what is forbidden: only an administrator can change that.
-    pub(super) denied: (Duration, Duration),
+    pub(crate) denied: (Duration, Duration),
     /// A denial is believed for this long: hundreds of forwards that are denied the same thing ask once.
-    pub(super) denial_kept: Duration,
+    pub(crate) denial_kept: Duration,
     /// Shortest distance between two reads of a feed without a watch: hints come from every failed connection.
-    pub(super) hint_gap: Duration,
+    pub(crate) hint_gap: Duration,
 }
 
 impl Default for Timing {
@@ -58,54 +58,54 @@ impl Default for Timing {
 
 /// Exponential pauses with jitter.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
 }
 
 impl Backoff {
-    pub(super) fn new((first, longest): (Duration, Duration)) -> Self {
+    pub(crate) fn new((first, longest): (Duration, Duration)) -> Self {
         Self { first, longest, failures: 0 }
     }
 
     /// The next pause: half of the doubling value at least, so that clients spread out but none hurries.
-    pub(super) fn next(&mut self) -> Duration {
+    pub(crate) fn next(&mut self) -> Duration {
         let full = self.first.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         full.mul_f64(rand::random_range(0.5..=1.0))
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.failures = 0;
     }
 }
 
 /// What a feed needs of its cluster.
 #[derive(Clone)]
-pub(super) struct Link {
-    pub(super) id: ClusterId,
-    pub(super) client: kube::Client,
-    pub(super) default_namespace: Arc<str>,
+pub(crate) struct Link {
+    pub(crate) id: ClusterId,
+    pub(crate) client: kube::Client,
+    pub(crate) default_namespace: Arc<str>,
     /// Where feeds run: they may be opened from a thread without a runtime.
-    pub(super) runtime: Handle,
-    pub(super) timing: Timing,
+    pub(crate) runtime: Handle,
+    pub(crate) timing: Timing,
     /// Counts up when the machine woke or changed network.
-    pub(super) kick: watch::Receiver<u64>,
+    pub(crate) kick: watch::Receiver<u64>,
 }
 
 /// All feeds of one cluster connection.
-pub(super) struct Feeds {
-    pub(super) link: Link,
-    pub(super) services: Arc<Registry<Service>>,
-    pub(super) slices: Arc<Registry<Slice>>,
-    pub(super) pods: Arc<Registry<Pod>>,
-    pub(super) workloads: Arc<Registry<Workload>>,
-    pub(super) replica_sets: Arc<Registry<ReplicaSet>>,
+pub(crate) struct Feeds {
+    pub(crate) link: Link,
+    pub(crate) services: Arc<Registry<Service>>,
+    pub(crate) slices: Arc<Registry<Slice>>,
+    pub(crate) pods: Arc<Registry<Pod>>,
+    pub(crate) workloads: Arc<Registry<Workload>>,
+    pub(crate) replica_sets: Arc<Registry<ReplicaSet>>,
 }
 
 impl Feeds {
-    pub(super) fn new(link: Link) -> Self {
+    pub(crate) fn new(link: Link) -> Self {
         Self {
             services: Registry::new(link.clone()),
             slices: Registry::new(link.clone()),
@@ -117,7 +117,7 @@ impl Feeds {
     }
 
     /// What the cluster denied at least this long ago may be allowed by now.
-    pub(super) fn forget_denials(&self, age: Duration) {
+    pub(crate) fn forget_denials(&self, age: Duration) {
         self.services.forget_denials(age);
         self.slices.forget_denials(age);
         self.pods.forget_denials(age);
@@ -126,7 +126,7 @@ impl Feeds {
     }
 
     /// Has everything that is read without a watch in this namespace read again.
-    pub(super) fn hint(&self, namespace: &str) {
+    pub(crate) fn hint(&self, namespace: &str) {
         self.services.hint(namespace);
         self.slices.hint(namespace);
         self.pods.hint(namespace);
@@ -136,19 +136,19 @@ impl Feeds {
 }
 
 /// The feeds of one kind of object.
-pub(super) struct Registry<T: Object> {
+pub(crate) struct Registry<T: Object> {
     link: Link,
     feeds: Mutex<HashMap<FeedKey, Weak<Feed<T>>>>,
     denials: Mutex<HashMap<FeedKey, (Problem, Instant)>>,
 }
 
 impl<T: Object> Registry<T> {
-    fn new(link: Link) -> Arc<Self> {
+    pub(crate) fn new(link: Link) -> Arc<Self> {
         Arc::new(Self { link, feeds: Mutex::default(), denials: Mutex::default() })
     }
 
     /// The feed of that key, started if nobody else follows it.
-    fn open(self: &Arc<Self>, key: &FeedKey) -> Arc<Feed<T>> {
+    pub(crate) fn open(self: &Arc<Self>, key: &FeedKey) -> Arc<Feed<T>> {
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(feed) = feeds.get(key).and_then(Weak::upgrade) {
             return feed;
@@ -162,7 +162,7 @@ impl<T: Object> Registry<T> {
     }
 
     /// Called by a feed that ends. Another one may have taken its key meanwhile.
-    pub(super) fn forget_dead(&self, key: &FeedKey) {
+    pub(crate) fn forget_dead(&self, key: &FeedKey) {
         let mut feeds = self.feeds.lock().unwrap_or_else(PoisonError::into_inner);
         if feeds.get(key).is_some_and(|feed| feed.strong_count() == 0) {
             feeds.remove(key);
@@ -208,7 +208,7 @@ impl<T: Object> Registry<T> {
 }
 
 /// The ways to get at the same objects, best first; goes one down at each denial.
-pub(super) struct Ladder<T: Object> {
+pub(crate) struct Ladder<T: Object> {
     registry: Arc<Registry<T>>,
     rungs: Vec<FeedKey>,
     group: Arc<str>,
@@ -221,7 +221,7 @@ pub(super) struct Ladder<T: Object> {
 
 impl<T: Object> Ladder<T> {
     /// `group` is whom the objects of a feed over everything must belong to.
-    pub(super) fn new(registry: &Arc<Registry<T>>, group: &str, rungs: Vec<FeedKey>) -> Self {
+    pub(crate) fn new(registry: &Arc<Registry<T>>, group: &str, rungs: Vec<FeedKey>) -> Self {
         Self {
             registry: Arc::clone(registry),
             rungs,
@@ -237,7 +237,7 @@ impl<T: Object> Ladder<T> {
     ///
     /// # Errors
     /// Every way is denied; the last denial.
-    pub(super) fn view(&mut self) -> Result<View<T>, Problem> {
+    pub(crate) fn view(&mut self) -> Result<View<T>, Problem> {
         loop {
             let Some(key) = self.rungs.get(self.at) else {
                 // A ladder has at least one rung, so that reaching the end means a denial.
@@ -273,7 +273,7 @@ impl<T: Object> Ladder<T> {
     }
 
     /// Denials met on the way, one sentence each.
-    pub(super) fn notes(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn notes(&self) -> impl Iterator<Item = String> {
         self.denials.iter().chain(&self.unwatched).map(|denial| denial.message.clone())
     }
 
@@ -284,7 +284,7 @@ impl<T: Object> Ladder<T> {
     }
 
     /// Resolves when [`Self::view`] has something new to say; never after the last rung was denied.
-    pub(super) async fn changed(&mut self) {
+    pub(crate) async fn changed(&mut self) {
         match &mut self.current {
             Some(current) => current.changed().await,
             None => std::future::pending().await,
@@ -292,12 +292,12 @@ impl<T: Object> Ladder<T> {
     }
 
     /// See [`Subscription::names`].
-    pub(super) fn names(&self) -> Vec<Arc<str>> {
+    pub(crate) fn names(&self) -> Vec<Arc<str>> {
         self.current.as_ref().map(Subscription::names).unwrap_or_default()
     }
 
     /// See [`Subscription::set_unsettled`].
-    pub(super) fn set_unsettled(&mut self, unsettled: bool) {
+    pub(crate) fn set_unsettled(&mut self, unsettled: bool) {
         if let Some(current) = &mut self.current {
             current.set_unsettled(unsettled);
         }
@@ -305,7 +305,7 @@ impl<T: Object> Ladder<T> {
 }
 
 /// Resolves like [`Ladder::changed`]; never without a ladder.
-pub(super) async fn changed<T: Object>(ladder: Option<&mut Ladder<T>>) {
+pub(crate) async fn changed<T: Object>(ladder: Option<&mut Ladder<T>>) {
     match ladder {
         Some(ladder) => ladder.changed().await,
         None => std::future::pending().await,

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep};
 use super::feeds::{Backoff, Feeds};
 use super::lookup::{LookUp, Rest};
 use super::pods::{Answer, Scene};
-use super::syntax;
+use super::{Way, syntax};
 
 /// The state of the cluster behind a target.
 #[derive(Clone)]
@@ -98,6 +98,7 @@ fn same(a: &Resolution, b: &Resolution) -> bool {
 pub(super) struct Follower {
     pub(super) target: Target,
     pub(super) port: RemotePort,
+    pub(super) way: Way,
     pub(super) out: Arc<Published>,
 }
 
@@ -184,7 +185,7 @@ impl Follower {
             TargetObject::Service(name) | TargetObject::Pod(name) | TargetObject::Workload { name, .. } => {
                 Some(name)
             }
-            TargetObject::Labels(_) => None,
+            TargetObject::Labels(_) | TargetObject::Host(_) => None,
         };
         for (what, name) in [("namespace", Some(namespace)), ("name", name.map(String::as_str))] {
             if let Some(name) = name
@@ -200,6 +201,7 @@ impl Follower {
                 cluster: feeds.link.id,
                 namespace: namespace.into(),
                 what: object.to_string().into(),
+                way: self.way,
             },
             port: &self.port,
             out: &self.out,
@@ -215,6 +217,10 @@ impl Follower {
                 }
             },
             TargetObject::Workload { kind, name } => look.workload(*kind, name).await,
+            TargetObject::Host(host) => {
+                let message = format!("{host} is no object of the cluster; only the relay reaches it");
+                Rest::Invalid(Problem::new(Code::SpecInvalid, message))
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort, WorkloadKind};
-use kftray_portforward::ports::{Condition, Endpoint};
+use kftray_portforward::ports::{Condition, Endpoint, Route};
 
 use super::feed::{
     Access, DAEMON_SETS, DEPLOYMENTS, ENDPOINT_SLICES, FeedKey, JOBS, Kind, PODS, REPLICA_SET_OWNERS,
@@ -78,6 +78,10 @@ impl LookUp<'_> {
     /// Not even `get` is permitted; to open a port-forward may be. With a number there is nothing to look up.
     fn pod_unseen(&self, name: &str, denial: Problem, notes: Vec<String>) -> Rest {
         let RemotePort::Number(port) = self.port else { return Rest::Denied(denial) };
+        if self.scene.way.by_relay {
+            // The relay needs the pod's address, which only the pod tells.
+            return Rest::Denied(denial);
+        }
         let endpoint = Endpoint {
             cluster: self.scene.cluster,
             namespace: Arc::clone(&self.scene.namespace),
@@ -86,6 +90,7 @@ impl LookUp<'_> {
             node: None,
             port: port.get(),
             condition: Condition::Ready,
+            route: Route::Direct,
         };
         self.out.publish_answer(Answer::Endpoints(vec![endpoint], None), notes);
         Rest::Blind
@@ -171,6 +176,12 @@ impl LookUp<'_> {
             self.out.publish_answer(Answer::Failed(missing), ladders.notes());
             return Ok(Step::Wait);
         };
+        if let Some(answer) = service::other_name(&self.scene, service, self.port) {
+            ladders.settle(answer.has_ready());
+            ladders.pods = None;
+            self.out.publish_answer(answer, ladders.notes());
+            return Ok(Step::Wait);
+        }
         let meaning = match service::meaning(&self.scene, service, self.port) {
             Ok(meaning) => meaning,
             Err(problem) => {

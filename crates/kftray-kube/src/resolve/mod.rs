@@ -7,11 +7,11 @@
 //! nothing: its task and, if nobody else needs them, its watches end.
 
 mod explain;
-mod feed;
-mod feeds;
+pub(crate) mod feed;
+pub(crate) mod feeds;
 mod follow;
 mod lookup;
-mod object;
+pub(crate) mod object;
 mod pods;
 mod reflect;
 mod refusal;
@@ -27,13 +27,14 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use kftray_commons::{ClusterRef, RemotePort, Target};
-use kftray_portforward::ports::{ClusterId, Endpoint, Resolution, Resolve};
+use kftray_portforward::ports::{ClusterId, Endpoint, Resolution};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::feeds::{Feeds, Link, Timing};
 use self::follow::{Connection, Follower, Published};
+use self::object::is_tcp;
 use crate::cluster::{Cluster, ClusterState, Clusters};
 
 /// Follows targets on real clusters. Dropping it ends every watch; its followers then keep their last value.
@@ -48,14 +49,37 @@ trait Source: Send + Sync {
     fn reset(&self, id: ClusterId);
 }
 
+/// Which way connections take to what is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Way {
+    /// UDP, else TCP: of two ports with one number it is the one with this protocol.
+    pub(crate) udp: bool,
+    /// By the relay, which needs addresses; else by a port-forward, which needs pods.
+    pub(crate) by_relay: bool,
+}
+
+impl Way {
+    /// Whether a port with this protocol, as objects spell it, is one that is meant.
+    fn carries(self, protocol: &str) -> bool {
+        if self.udp { protocol == "UDP" } else { is_tcp(protocol) }
+    }
+
+    /// The protocol, for people.
+    fn protocol(self) -> &'static str {
+        if self.udp { "UDP" } else { "TCP" }
+    }
+}
+
 struct Root {
     source: Box<dyn Source>,
     runtime: Handle,
     timing: Timing,
     kick: watch::Sender<u64>,
     feeds: Mutex<HashMap<ClusterId, Weak<Feeds>>>,
-    followers: Mutex<HashMap<(Target, RemotePort), Followed>>,
+    followers: Mutex<HashMap<FollowKey, Followed>>,
 }
+
+type FollowKey = (Target, RemotePort, Way);
 
 struct Followed {
     out: Arc<Published>,
@@ -104,26 +128,47 @@ impl Resolver {
         self.root.kick.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Follows the pods behind a target, for TCP by a port-forward to the pod itself; the rules are those of
+    /// [`Resolve::follow`](kftray_portforward::ports::Resolve::follow).
+    pub fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
+        self.follow_by(target, port, Way::default())
+    }
+
+    /// The same for any way.
+    pub(crate) fn follow_by(
+        &self,
+        target: &Target,
+        port: &RemotePort,
+        way: Way,
+    ) -> watch::Receiver<Resolution> {
+        self.root.follow(target, port, way)
+    }
+
     /// How the target is looked up where the best way is not permitted: one sentence per denial. Empty if all is well or
     /// nobody follows it.
     #[must_use]
     pub fn notes(&self, target: &Target, port: &RemotePort) -> Vec<String> {
         let followers = lock(&self.root.followers);
-        let notes =
-            followers.get(&(target.clone(), port.clone())).map(|followed| lock(&followed.out.notes).clone());
-        notes.unwrap_or_default()
-    }
-}
-
-impl Resolve for Resolver {
-    fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
-        self.root.follow(target, port)
+        let mut all = Vec::new();
+        for ((known, known_port, _), followed) in followers.iter() {
+            if known == target && known_port == port {
+                all.extend(lock(&followed.out.notes).iter().cloned());
+            }
+        }
+        all.sort();
+        all.dedup();
+        all
     }
 }
 
 impl Root {
-    fn follow(self: &Arc<Self>, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {
-        let key = (target.clone(), port.clone());
+    fn follow(
+        self: &Arc<Self>,
+        target: &Target,
+        port: &RemotePort,
+        way: Way,
+    ) -> watch::Receiver<Resolution> {
+        let key = (target.clone(), port.clone(), way);
         let mut followers = lock(&self.followers);
         if let Some(followed) = followers.get(&key) {
             return followed.out.sender.subscribe();
@@ -131,7 +176,7 @@ impl Root {
         let out = Arc::new(Published::new());
         let receiver = out.sender.subscribe();
         let connections = self.source.follow(&Arc::downgrade(self), &target.cluster);
-        let follower = Follower { target: target.clone(), port: port.clone(), out: Arc::clone(&out) };
+        let follower = Follower { target: target.clone(), port: port.clone(), way, out: Arc::clone(&out) };
         let task =
             until_unused(Arc::downgrade(self), key.clone(), Arc::clone(&out), follower.run(connections));
         let task = AbortOnDropHandle::new(self.runtime.spawn(task));
@@ -155,7 +200,7 @@ impl Root {
 /// Drives a follower until nobody has a receiver any more, then takes it out of the registry.
 async fn until_unused(
     root: Weak<Root>,
-    key: (Target, RemotePort),
+    key: FollowKey,
     out: Arc<Published>,
     run: impl Future<Output = ()> + Send,
 ) {

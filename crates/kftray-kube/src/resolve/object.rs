@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer};
 
 /// What all objects have in common, so that one store serves every kind.
-pub(super) trait Object:
+pub(crate) trait Object:
     serde::de::DeserializeOwned + Clone + PartialEq + Send + Sync + 'static
 {
     /// Name, uid, version.
@@ -62,22 +62,22 @@ where
 /// Object metadata.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Meta {
-    pub(super) name: Arc<str>,
-    pub(super) uid: Arc<str>,
+pub(crate) struct Meta {
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: Arc<str>,
     /// Only for resuming a watch; emptied before the object is stored or compared.
-    pub(super) resource_version: String,
+    pub(crate) resource_version: String,
     /// Present from the moment of the deletion until the object is gone.
-    pub(super) deletion_timestamp: Option<Box<str>>,
+    pub(crate) deletion_timestamp: Option<Box<str>>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) labels: Labels,
+    pub(crate) labels: Labels,
     #[serde(deserialize_with = "nullable")]
-    pub(super) owner_references: Vec<OwnerReference>,
+    pub(crate) owner_references: Vec<OwnerReference>,
 }
 
 impl Meta {
     /// The one owner that controls the object, if any.
-    pub(super) fn controller(&self) -> Option<&OwnerReference> {
+    pub(crate) fn controller(&self) -> Option<&OwnerReference> {
         self.owner_references.iter().find(|owner| owner.controller)
     }
 }
@@ -85,29 +85,29 @@ impl Meta {
 /// The two labels that are read; the server does the selecting.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Labels {
+pub(crate) struct Labels {
     /// Which Service an EndpointSlice belongs to.
     #[serde(rename = "kubernetes.io/service-name")]
-    pub(super) service_name: Option<Arc<str>>,
+    pub(crate) service_name: Option<Arc<str>>,
     /// The suffix that the Deployment controller gave to a pod's ReplicaSet.
     #[serde(rename = "pod-template-hash")]
-    pub(super) pod_template_hash: Option<Arc<str>>,
+    pub(crate) pod_template_hash: Option<Arc<str>>,
 }
 
 /// One owner of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct OwnerReference {
-    pub(super) kind: Arc<str>,
-    pub(super) name: Arc<str>,
-    pub(super) uid: Arc<str>,
-    pub(super) controller: bool,
+pub(crate) struct OwnerReference {
+    pub(crate) kind: Arc<str>,
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: Arc<str>,
+    pub(crate) controller: bool,
 }
 
 /// A number or the name of a container port.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
-pub(super) enum TargetPort {
+pub(crate) enum TargetPort {
     Number(u16),
     Name(Box<str>),
 }
@@ -115,232 +115,235 @@ pub(super) enum TargetPort {
 /// `v1` Service.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Service {
-    pub(super) metadata: Meta,
-    pub(super) spec: ServiceSpec,
+pub(crate) struct Service {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: ServiceSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ServiceSpec {
+pub(crate) struct ServiceSpec {
     #[serde(rename = "type")]
-    pub(super) kind: Box<str>,
-    pub(super) external_name: Box<str>,
+    pub(crate) kind: Box<str>,
+    pub(crate) external_name: Box<str>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) selector: BTreeMap<String, String>,
+    pub(crate) selector: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) ports: Vec<ServicePort>,
-    pub(super) publish_not_ready_addresses: bool,
+    pub(crate) ports: Vec<ServicePort>,
+    pub(crate) publish_not_ready_addresses: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ServicePort {
+pub(crate) struct ServicePort {
     /// Empty where a Service has a single, unnamed port.
-    pub(super) name: Box<str>,
+    pub(crate) name: Box<str>,
     /// Empty is TCP.
-    pub(super) protocol: Box<str>,
-    pub(super) port: u16,
+    pub(crate) protocol: Box<str>,
+    pub(crate) port: u16,
     /// Absent is the same number as `port`.
-    pub(super) target_port: Option<TargetPort>,
+    pub(crate) target_port: Option<TargetPort>,
 }
 
 /// `discovery.k8s.io/v1` EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Slice {
-    pub(super) metadata: Meta,
+pub(crate) struct Slice {
+    pub(crate) metadata: Meta,
     #[serde(deserialize_with = "nullable")]
-    pub(super) endpoints: Vec<SliceEndpoint>,
+    pub(crate) endpoints: Vec<SliceEndpoint>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) ports: Vec<SlicePort>,
+    pub(crate) ports: Vec<SlicePort>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct SliceEndpoint {
+pub(crate) struct SliceEndpoint {
     /// IP addresses or a host name; read only to say what is there instead of a pod.
     #[serde(deserialize_with = "nullable")]
-    pub(super) addresses: Vec<Box<str>>,
+    pub(crate) addresses: Vec<Box<str>>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) conditions: SliceConditions,
-    pub(super) target_ref: Option<TargetRef>,
-    pub(super) node_name: Option<Arc<str>>,
+    pub(crate) conditions: SliceConditions,
+    pub(crate) target_ref: Option<TargetRef>,
+    pub(crate) node_name: Option<Arc<str>>,
 }
 
 /// Three-valued: absent `ready` counts as ready, absent `serving` as `ready`, absent `terminating` as no
 /// (API reference of `EndpointConditions`).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct SliceConditions {
-    pub(super) ready: Option<bool>,
-    pub(super) serving: Option<bool>,
-    pub(super) terminating: Option<bool>,
+pub(crate) struct SliceConditions {
+    pub(crate) ready: Option<bool>,
+    pub(crate) serving: Option<bool>,
+    pub(crate) terminating: Option<bool>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct TargetRef {
-    pub(super) kind: Box<str>,
-    pub(super) namespace: Option<Arc<str>>,
-    pub(super) name: Arc<str>,
-    pub(super) uid: Arc<str>,
+pub(crate) struct TargetRef {
+    pub(crate) kind: Box<str>,
+    pub(crate) namespace: Option<Arc<str>>,
+    pub(crate) name: Arc<str>,
+    pub(crate) uid: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct SlicePort {
+pub(crate) struct SlicePort {
     /// The Service port's name; empty or absent where that has none.
-    pub(super) name: Option<Box<str>>,
-    pub(super) protocol: Option<Box<str>>,
+    pub(crate) name: Option<Box<str>>,
+    pub(crate) protocol: Option<Box<str>>,
     /// Absent means every port.
-    pub(super) port: Option<u16>,
+    pub(crate) port: Option<u16>,
 }
 
 /// `v1` Pod.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Pod {
-    pub(super) metadata: Meta,
-    pub(super) spec: PodSpec,
-    pub(super) status: PodStatus,
+pub(crate) struct Pod {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: PodSpec,
+    pub(crate) status: PodStatus,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct PodSpec {
-    pub(super) node_name: Option<Arc<str>>,
+pub(crate) struct PodSpec {
+    pub(crate) node_name: Option<Arc<str>>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) containers: Vec<Container>,
+    pub(crate) containers: Vec<Container>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) init_containers: Vec<Container>,
+    pub(crate) init_containers: Vec<Container>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Container {
+pub(crate) struct Container {
     /// `Always` makes an init container a sidecar, whose ports count.
-    pub(super) restart_policy: Option<Box<str>>,
+    pub(crate) restart_policy: Option<Box<str>>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) ports: Vec<ContainerPort>,
+    pub(crate) ports: Vec<ContainerPort>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ContainerPort {
-    pub(super) name: Box<str>,
-    pub(super) container_port: u16,
+pub(crate) struct ContainerPort {
+    pub(crate) name: Box<str>,
+    pub(crate) container_port: u16,
     /// Empty is TCP.
-    pub(super) protocol: Box<str>,
+    pub(crate) protocol: Box<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct PodStatus {
-    pub(super) phase: Box<str>,
-    pub(super) reason: Box<str>,
-    pub(super) message: Box<str>,
+pub(crate) struct PodStatus {
+    pub(crate) phase: Box<str>,
+    /// Empty until it has one. Read by the relay's way only.
+    #[serde(rename = "podIP")]
+    pub(crate) pod_ip: Box<str>,
+    pub(crate) reason: Box<str>,
+    pub(crate) message: Box<str>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) conditions: Vec<PodCondition>,
+    pub(crate) conditions: Vec<PodCondition>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) container_statuses: Vec<ContainerStatus>,
+    pub(crate) container_statuses: Vec<ContainerStatus>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) init_container_statuses: Vec<ContainerStatus>,
+    pub(crate) init_container_statuses: Vec<ContainerStatus>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct PodCondition {
+pub(crate) struct PodCondition {
     #[serde(rename = "type")]
-    pub(super) kind: Box<str>,
-    pub(super) status: Box<str>,
-    pub(super) reason: Box<str>,
-    pub(super) message: Box<str>,
+    pub(crate) kind: Box<str>,
+    pub(crate) status: Box<str>,
+    pub(crate) reason: Box<str>,
+    pub(crate) message: Box<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ContainerStatus {
-    pub(super) name: Box<str>,
-    pub(super) ready: bool,
-    pub(super) started: Option<bool>,
-    pub(super) restart_count: u32,
+pub(crate) struct ContainerStatus {
+    pub(crate) name: Box<str>,
+    pub(crate) ready: bool,
+    pub(crate) started: Option<bool>,
+    pub(crate) restart_count: u32,
     #[serde(deserialize_with = "nullable")]
-    pub(super) state: ContainerState,
+    pub(crate) state: ContainerState,
     #[serde(deserialize_with = "nullable")]
-    pub(super) last_state: ContainerState,
+    pub(crate) last_state: ContainerState,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct ContainerState {
-    pub(super) waiting: Option<Waiting>,
-    pub(super) running: Option<Running>,
-    pub(super) terminated: Option<Terminated>,
+pub(crate) struct ContainerState {
+    pub(crate) waiting: Option<Waiting>,
+    pub(crate) running: Option<Running>,
+    pub(crate) terminated: Option<Terminated>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Waiting {
-    pub(super) reason: Box<str>,
-    pub(super) message: Box<str>,
+pub(crate) struct Waiting {
+    pub(crate) reason: Box<str>,
+    pub(crate) message: Box<str>,
 }
 
 /// Its fields are of no interest, only that it is there.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
-pub(super) struct Running {}
+pub(crate) struct Running {}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Terminated {
-    pub(super) exit_code: i32,
-    pub(super) reason: Box<str>,
+pub(crate) struct Terminated {
+    pub(crate) exit_code: i32,
+    pub(crate) reason: Box<str>,
 }
 
 /// Deployment, StatefulSet, DaemonSet, ReplicaSet or Job: all keep their pods' selector in the same place.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Workload {
-    pub(super) metadata: Meta,
-    pub(super) spec: WorkloadSpec,
+pub(crate) struct Workload {
+    pub(crate) metadata: Meta,
+    pub(crate) spec: WorkloadSpec,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct WorkloadSpec {
+pub(crate) struct WorkloadSpec {
     /// Absent for a DaemonSet and a Job.
-    pub(super) replicas: Option<u32>,
+    pub(crate) replicas: Option<u32>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) selector: LabelSelector,
+    pub(crate) selector: LabelSelector,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct LabelSelector {
+pub(crate) struct LabelSelector {
     #[serde(deserialize_with = "nullable")]
-    pub(super) match_labels: BTreeMap<String, String>,
+    pub(crate) match_labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) match_expressions: Vec<LabelRequirement>,
+    pub(crate) match_expressions: Vec<LabelRequirement>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct LabelRequirement {
-    pub(super) key: String,
+pub(crate) struct LabelRequirement {
+    pub(crate) key: String,
     /// `In`, `NotIn`, `Exists`, `DoesNotExist`.
-    pub(super) operator: String,
+    pub(crate) operator: String,
     #[serde(deserialize_with = "nullable")]
-    pub(super) values: Vec<String>,
+    pub(crate) values: Vec<String>,
 }
 
 /// A ReplicaSet's metadata: only its owner is read.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct ReplicaSet {
-    pub(super) metadata: Meta,
+pub(crate) struct ReplicaSet {
+    pub(crate) metadata: Meta,
 }
 
 /// Whether a port's protocol is one that a port-forward carries.
-pub(super) fn is_tcp(protocol: &str) -> bool {
+pub(crate) fn is_tcp(protocol: &str) -> bool {
     protocol.is_empty() || protocol == "TCP"
 }

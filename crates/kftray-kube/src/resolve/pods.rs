@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort};
-use kftray_portforward::ports::{ClusterId, Condition, Endpoint};
+use kftray_portforward::ports::{ClusterId, Condition, Endpoint, Route};
 
-use super::explain;
 use super::object::{Container, ContainerPort, Pod, ReplicaSet, Workload, is_tcp};
+use super::{Way, explain};
 
 /// Where and for whom endpoints are computed.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub(super) struct Scene {
     pub(super) namespace: Arc<str>,
     /// The target as people write it: `service/web`, `pod/x`, `app=web`.
     pub(super) what: Arc<str>,
+    /// How it is to be reached.
+    pub(super) way: Way,
 }
 
 impl Scene {
@@ -69,12 +71,12 @@ impl From<&RemotePort> for PodPort {
 }
 
 impl PodPort {
-    /// The number in this pod, if it has such a TCP port.
-    pub(super) fn of(&self, pod: &Pod) -> Option<u16> {
+    /// The number in this pod, if it has such a port for that way.
+    pub(super) fn of(&self, pod: &Pod, way: Way) -> Option<u16> {
         match self {
             Self::Number(number) => Some(*number),
             Self::Name(name) => container_ports(pod)
-                .find(|port| port.name == *name && is_tcp(&port.protocol))
+                .find(|port| port.name == *name && way.carries(&port.protocol))
                 .map(|port| port.container_port),
         }
     }
@@ -110,7 +112,7 @@ pub(super) fn answer(
     let alive: Vec<&Arc<Pod>> = pods.iter().filter(|pod| !explain::is_over(pod)).collect();
     let endpoints: Vec<Endpoint> = alive
         .iter()
-        .filter_map(|pod| Some(endpoint(scene, pod, port.of(pod)?, condition(pod, needs))))
+        .filter_map(|pod| Some(endpoint(scene, pod, port.of(pod, scene.way)?, condition(pod, needs))))
         .collect();
     if endpoints.is_empty()
         && !alive.is_empty()
@@ -147,7 +149,11 @@ pub(super) fn no_named_port(scene: &Scene, name: &str, pods: &[Arc<Pod>]) -> Pro
     };
     Problem::new(
         Code::TargetPortMissing,
-        format!("the pods of {} have no TCP container port named {name}; {declared}", scene.place()),
+        format!(
+            "the pods of {} have no {} container port named {name}; {declared}",
+            scene.place(),
+            scene.way.protocol(),
+        ),
     )
     .with_remedy("Use one of the names listed, or a port number.")
 }
@@ -161,6 +167,12 @@ fn port_text(port: &ContainerPort) -> String {
 }
 
 fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoint {
+    let host: Arc<str> = Arc::from(&*pod.status.pod_ip);
+    // The relay cannot reach what has no address yet.
+    let condition = match condition {
+        Condition::Ready | Condition::Draining if scene.way.by_relay && host.is_empty() => Condition::NotReady,
+        condition => condition,
+    };
     Endpoint {
         cluster: scene.cluster,
         namespace: Arc::clone(&scene.namespace),
@@ -169,6 +181,7 @@ fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoi
         node: pod.spec.node_name.clone(),
         port,
         condition,
+        route: if scene.way.by_relay { Route::Relay { host } } else { Route::Direct },
     }
 }
 

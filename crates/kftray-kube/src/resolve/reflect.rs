@@ -295,6 +295,7 @@ impl<T: Object> Reflector<T> {
             Scope::All => ListParams::default(),
             Scope::Named(name) => ListParams::default().fields(&format!("metadata.name={name}")),
             Scope::Labels(selector) => ListParams::default().labels(selector),
+            Scope::Fields(selector) => ListParams::default().fields(selector),
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use kftray_commons::{Code, Problem, RemotePort};
-use kftray_portforward::ports::{Condition, Endpoint};
+use kftray_portforward::ports::{Condition, Endpoint, Route};
 
 use super::explain;
 use super::object::{
@@ -56,7 +56,7 @@ pub(super) fn meaning(scene: &Scene, service: &Service, port: &RemotePort) -> Re
             ),
         )
         .with_remedy(
-            "Forward to a Service with pods; reaching other hosts from the cluster needs the relay.",
+            "Say \"via\": \"relay\": the relay reaches other hosts, too.",
         ));
     }
     let matches = |candidate: &&ServicePort| match port {
@@ -65,22 +65,54 @@ pub(super) fn meaning(scene: &Scene, service: &Service, port: &RemotePort) -> Re
     };
     // DNS has the same number twice, for UDP and TCP.
     let all: Vec<&ServicePort> = service.spec.ports.iter().filter(matches).collect();
-    if let Some(found) = all.iter().find(|candidate| is_tcp(&candidate.protocol)) {
+    if let Some(found) = all.iter().find(|candidate| scene.way.carries(&candidate.protocol)) {
         return Ok(Meaning::Service { name: found.name.clone(), target: target(found) });
     }
     if let Some(found) = all.first() {
-        return Err(Problem::new(
-            Code::TargetPortMissing,
-            format!(
-                "port {port} of {} is {} only; a port-forward carries TCP ({})",
-                scene.place(),
-                found.protocol,
-                ports_text(service)
-            ),
-        )
-        .with_remedy("Use a TCP port; UDP needs the relay."));
+        let (place, ports) = (scene.place(), ports_text(service));
+        let protocol = if found.protocol.is_empty() { "TCP" } else { &*found.protocol };
+        return Err(if scene.way.udp {
+            let message = format!("port {port} of {place} is {protocol} only ({ports})");
+            Problem::new(Code::TargetPortMissing, message)
+                .with_remedy("Use a UDP port, or leave out \"protocol\": \"udp\".")
+        } else {
+            let message =
+                format!("port {port} of {place} is {protocol} only; a port-forward carries TCP ({ports})");
+            Problem::new(Code::TargetPortMissing, message)
+                .with_remedy("Use a TCP port; for UDP say \"protocol\": \"udp\".")
+        });
     }
     Ok(Meaning::Container(PodPort::from(port)))
+}
+
+/// A Service that is only another name for a host, by way of the relay: the host itself, on the port as it is written.
+pub(super) fn other_name(scene: &Scene, service: &Service, port: &RemotePort) -> Option<Answer> {
+    let host = &*service.spec.external_name;
+    if &*service.spec.kind != "ExternalName" || !scene.way.by_relay || host.is_empty() {
+        return None;
+    }
+    let found = match port {
+        RemotePort::Number(number) => Some(number.get()),
+        RemotePort::Name(name) => {
+            let named = |port: &&ServicePort| *port.name == **name && scene.way.carries(&port.protocol);
+            service.spec.ports.iter().find(named).map(|port| port.port)
+        }
+    };
+    let Some(port) = found else {
+        let message = format!("{} has no port named {port}; {}", scene.place(), ports_text(service));
+        return Some(Answer::Failed(Problem::new(Code::TargetPortMissing, message)));
+    };
+    let endpoint = Endpoint {
+        cluster: scene.cluster,
+        namespace: Arc::clone(&scene.namespace),
+        pod: "".into(),
+        uid: "".into(),
+        node: None,
+        port,
+        condition: Condition::Ready,
+        route: Route::Relay { host: host.into() },
+    };
+    Some(Answer::Endpoints(vec![endpoint], None))
 }
 
 fn target(port: &ServicePort) -> PodPort {
@@ -123,8 +155,8 @@ pub(super) fn by_slices(
     let mut behind = Behind::default();
     let mut portless = false;
     for slice in slices {
-        match slice_port(slice, meaning) {
-            Some(port) => behind.add(scene, slice, |_| Some(port)),
+        match slice_port(scene, slice, meaning) {
+            Some(port) => behind.add(scene, slice, Some(port), |_| Some(port)),
             None => portless |= slice.endpoints.iter().any(|endpoint| pod_of(endpoint).is_some()),
         }
     }
@@ -162,13 +194,13 @@ fn named_container_port(
     };
     let port = PodPort::Name(name.into());
     let mut alive = known.iter().filter(|pod| !explain::is_over(pod)).peekable();
-    if alive.peek().is_some() && alive.all(|pod| port.of(pod).is_none()) {
+    if alive.peek().is_some() && alive.all(|pod| port.of(pod, scene.way).is_none()) {
         return (missing(), PodsWanted::Port);
     }
     let by_uid: BTreeMap<&str, &Arc<Pod>> = known.iter().map(|pod| (&*pod.metadata.uid, pod)).collect();
     let mut behind = Behind::default();
     for slice in slices {
-        behind.add(scene, slice, |pod| port.of(by_uid.get(&*pod.uid)?));
+        behind.add(scene, slice, None, |pod| port.of(by_uid.get(&*pod.uid)?, scene.way));
     }
     (finish(scene, service, behind, pods).0, PodsWanted::Port)
 }
@@ -188,7 +220,7 @@ pub(super) fn by_pods(scene: &Scene, service: &Service, meaning: &Meaning, pods:
     }
 }
 
-fn slice_port(slice: &Slice, meaning: &Meaning) -> Option<u16> {
+fn slice_port(scene: &Scene, slice: &Slice, meaning: &Meaning) -> Option<u16> {
     let (name, target) = match meaning {
         Meaning::Container(PodPort::Number(number)) => return Some(*number),
         Meaning::Container(PodPort::Name(_)) => return None,
@@ -196,7 +228,7 @@ fn slice_port(slice: &Slice, meaning: &Meaning) -> Option<u16> {
     };
     let named = |port: &&SlicePort| {
         port.name.as_deref().unwrap_or_default() == &**name
-            && is_tcp(port.protocol.as_deref().unwrap_or_default())
+            && scene.way.carries(port.protocol.as_deref().unwrap_or_default())
     };
     let found = slice.ports.iter().find(named)?;
     match (found.port, target) {
@@ -224,13 +256,28 @@ struct Behind {
 }
 
 impl Behind {
-    fn add(&mut self, scene: &Scene, slice: &Slice, port: impl Fn(&TargetRef) -> Option<u16>) {
+    /// `other` is the port of what is no pod.
+    fn add(
+        &mut self,
+        scene: &Scene,
+        slice: &Slice,
+        other: Option<u16>,
+        port: impl Fn(&TargetRef) -> Option<u16>,
+    ) {
         for listed in &slice.endpoints {
             let Some(pod) = pod_of(listed) else {
-                self.others.extend(listed.addresses.iter().cloned());
+                match other {
+                    Some(port) if scene.way.by_relay => self.add_others(scene, listed, port),
+                    Some(_) | None => self.others.extend(listed.addresses.iter().cloned()),
+                }
                 continue;
             };
             let Some(port) = port(pod) else { continue };
+            let route = match listed.addresses.first() {
+                _ if !scene.way.by_relay => Route::Direct,
+                Some(address) => Route::Relay { host: Arc::from(&**address) },
+                None => continue,
+            };
             let namespace = pod.namespace.clone().unwrap_or_else(|| Arc::clone(&scene.namespace));
             let endpoint = Endpoint {
                 cluster: scene.cluster,
@@ -240,6 +287,7 @@ impl Behind {
                 node: listed.node_name.clone(),
                 port,
                 condition: condition(listed),
+                route,
             };
             let key = (namespace, Arc::clone(&pod.name), Arc::clone(&pod.uid));
             let known = self.endpoints.entry(key).or_insert_with(|| endpoint.clone());
@@ -250,16 +298,35 @@ impl Behind {
             }
         }
     }
+
+    /// Addresses that are no pods; the relay connects to them all the same.
+    fn add_others(&mut self, scene: &Scene, listed: &SliceEndpoint, port: u16) {
+        for address in &listed.addresses {
+            let host: Arc<str> = Arc::from(&**address);
+            let endpoint = Endpoint {
+                cluster: scene.cluster,
+                namespace: Arc::clone(&scene.namespace),
+                pod: "".into(),
+                uid: "".into(),
+                node: None,
+                port,
+                condition: condition(listed),
+                route: Route::Relay { host: Arc::clone(&host) },
+            };
+            self.endpoints.insert((Arc::clone(&scene.namespace), "".into(), host), endpoint);
+        }
+    }
 }
 
-/// Lower is preferred.
-fn preference(endpoint: &Endpoint) -> (u8, u16) {
+/// Lower is preferred. IPv4 before IPv6: what listens on all addresses listens there.
+fn preference(endpoint: &Endpoint) -> (u8, u16, bool) {
     let rank = match endpoint.condition {
         Condition::Draining => 0,
         Condition::Ready => 1,
         Condition::NotReady => 2,
     };
-    (rank, endpoint.port)
+    let is_v6 = matches!(&endpoint.route, Route::Relay { host } if host.contains(':'));
+    (rank, endpoint.port, is_v6)
 }
 
 fn condition(listed: &SliceEndpoint) -> Condition {
@@ -339,7 +406,7 @@ fn not_pods(scene: &Scene, mut addresses: Vec<Box<str>>) -> Problem {
             listed(&addresses).unwrap_or_default()
         ),
     )
-    .with_remedy("Forward to a Service with pods; reaching other addresses from the cluster needs the relay.")
+    .with_remedy("Say \"via\": \"relay\": the relay reaches other addresses, too.")
 }
 
 fn no_pod_has_it(scene: &Scene, service: &Service, meaning: &Meaning) -> Problem {

@@ -11,33 +11,55 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
+use kftray_commons::spec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::PeerState;
 
-/// `TCP_LISTEN` of `include/net/tcp_states.h`, as `/proc/net/tcp` writes it.
-const LISTEN: &str = "0A";
+/// The tables of a protocol, and the state of a socket in them that has a port and no peer: `TCP_LISTEN` and `TCP_CLOSE`
+/// of `include/net/tcp_states.h`.
+fn tables(protocol: spec::Protocol) -> ([&'static str; 2], &'static str) {
+    match protocol {
+        spec::Protocol::Tcp => (["/proc/net/tcp", "/proc/net/tcp6"], "0A"),
+        spec::Protocol::Udp => (["/proc/net/udp", "/proc/net/udp6"], "07"),
+    }
+}
 
 /// The program that listens on an address, as `name (pid 123)`. A program of another user keeps its files secret; then
 /// only its user id is named.
-pub(crate) fn port_owner(address: SocketAddr) -> Option<String> {
-    let (inode, uid) = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .find_map(|table| listening_inode(&fs::read_to_string(table).ok()?, address))?;
+pub(crate) fn port_owner(address: SocketAddr, protocol: spec::Protocol) -> Option<String> {
+    let (tables, state) = tables(protocol);
+    let (inode, uid) =
+        tables.iter().find_map(|table| listening_inode(&fs::read_to_string(table).ok()?, address, state))?;
     Some(match holder(inode) {
         Some((pid, name)) => format!("{name} (pid {pid})"),
         None => format!("a program of user id {uid}"),
     })
 }
 
-/// Inode and user id of the socket that listens where `address` would, from the text of `/proc/net/tcp` or `tcp6`.
-fn listening_inode(table: &str, address: SocketAddr) -> Option<(u64, u32)> {
+/// Datagrams that the system has dropped because the socket bound to exactly this address was not read in time: the last
+/// column of `/proc/net/udp{,6}`.
+pub(crate) fn datagrams_lost(address: SocketAddr) -> u64 {
+    let (tables, _) = tables(spec::Protocol::Udp);
+    let lost = tables.iter().find_map(|table| {
+        fs::read_to_string(table).ok()?.lines().skip(1).find_map(|line| {
+            let mut fields = line.split_ascii_whitespace();
+            let (ip, port) = parse_address(fields.nth(1)?)?;
+            let found = ip == address.ip().to_canonical() && port == address.port();
+            found.then(|| fields.next_back()?.parse().ok()).flatten()
+        })
+    });
+    lost.unwrap_or(0)
+}
+
+/// Inode and user id of the socket that listens where `address` would, from the text of one of the tables.
+fn listening_inode(table: &str, address: SocketAddr, listening: &str) -> Option<(u64, u32)> {
     table.lines().skip(1).find_map(|line| {
         let fields: Vec<&str> = line.split_ascii_whitespace().collect();
         let (local, state, uid, inode) = (fields.get(1)?, fields.get(3)?, fields.get(7)?, fields.get(9)?);
         let (ip, port) = parse_address(local)?;
         let overlaps = ip == address.ip() || ip.is_unspecified() || address.ip().is_unspecified();
-        let found = *state == LISTEN && port == address.port() && overlaps;
+        let found = *state == listening && port == address.port() && overlaps;
         found.then(|| Some((inode.parse().ok()?, uid.parse().ok()?))).flatten()
     })
 }
@@ -189,11 +211,25 @@ mod tests {
     fn a_listener_is_found_by_its_process() {
         let listener = TcpListener::bind("0.0.0.0:0").expect("bind");
         let port = listener.local_addr().expect("address").port();
-        let owner = port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)).expect("found");
+        let owner = port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), spec::Protocol::Tcp)
+            .expect("found");
         assert!(owner.ends_with(&format!("(pid {})", std::process::id())), "{owner}");
         assert!(owner.starts_with("kftray_portforward"), "{owner}");
         drop(listener);
-        assert_eq!(port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port)), None);
+        assert_eq!(port_owner(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port), spec::Protocol::Tcp), None);
+    }
+
+    #[test]
+    fn datagrams_that_were_not_read_in_time_are_known() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let address = socket.local_addr().expect("address");
+        assert_eq!(datagrams_lost(address), 0);
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        // More than any usual receive buffer holds.
+        for _ in 0..2_000 {
+            peer.send_to(&[0; 60_000], address).expect("send");
+        }
+        assert!(datagrams_lost(address) > 0);
     }
 
     #[test]

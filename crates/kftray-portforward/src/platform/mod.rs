@@ -9,7 +9,8 @@ mod other;
 #[cfg(not(target_os = "linux"))]
 use other as system;
 
-pub(crate) use system::{peer_state, port_owner};
+use kftray_commons::spec::Protocol;
+pub(crate) use system::{datagrams_lost, peer_state, port_owner};
 
 /// Whether the program at the other end of a local connection can still read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +25,15 @@ pub(crate) enum PeerState {
 }
 
 /// How a person finds out who listens on a port, where [`port_owner`] cannot.
-pub(crate) fn find_owner_by_hand(port: u16) -> String {
+pub(crate) fn find_owner_by_hand(port: u16, protocol: Protocol) -> String {
     if cfg!(windows) {
-        format!("`netstat -ano | findstr :{port}` shows its process id")
-    } else {
-        format!("`lsof -nP -iTCP:{port} -sTCP:LISTEN` shows it, with sudo if it is another user's")
+        return format!("`netstat -ano | findstr :{port}` shows its process id");
     }
+    let which = match protocol {
+        Protocol::Tcp => format!("-iTCP:{port} -sTCP:LISTEN"),
+        Protocol::Udp => format!("-iUDP:{port}"),
+    };
+    format!("`lsof -nP {which}` shows it, with sudo if it is another user's")
 }
 
 /// How many files this process may have open, if the system says so and it is finite.

@@ -4,3 +4,4 @@ mod lifecycle;
 mod rollout;
 mod sim;
 mod traffic;
+mod udp;

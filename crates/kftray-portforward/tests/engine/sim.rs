@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use kftray_commons::{ClusterRef, Code, Problem, RemotePort, Status, Target, TargetObject};
 use kftray_portforward::ports::{
     Channel, ChannelError, ClusterId, Condition, Delivery, Dial, DialError, Endpoint, HalfClose, Resolution,
-    Resolve, Warm,
+    Resolve, Route, Wanted, Warm,
 };
 use kftray_portforward::{Engine, Forward, ForwardConfig, Limits, LocalAddress};
 use tokio::sync::{Notify, watch};
@@ -179,6 +179,7 @@ impl Sim {
                 node: None,
                 port: 80,
                 condition: pod.condition,
+                route: Route::Direct,
             })
             .collect();
         let ready = endpoints.iter().any(|endpoint| endpoint.condition == Condition::Ready);
@@ -220,7 +221,7 @@ impl Sim {
     }
 
     pub(crate) fn engine(self: &Arc<Self>) -> Engine {
-        self.engine_with(Limits { held: 2_000, connections: 4_000 })
+        self.engine_with(Limits { held: 2_000, connections: 4_000, flows: 4_000 })
     }
 
     pub(crate) fn engine_with(self: &Arc<Self>, limits: Limits) -> Engine {
@@ -266,7 +267,7 @@ pub(crate) async fn connect(forward: &Forward) -> tokio::net::TcpStream {
 struct SimPorts(Arc<Sim>);
 
 impl Resolve for SimPorts {
-    fn follow(&self, _target: &Target, _port: &RemotePort) -> watch::Receiver<Resolution> {
+    fn follow(&self, _wanted: &Wanted) -> watch::Receiver<Resolution> {
         let mut receiver = self.0.resolution.subscribe();
         receiver.mark_changed();
         receiver

@@ -329,7 +329,7 @@ async fn a_refused_port_is_refused_soon_and_others_are_tried_first() {
 async fn more_waiting_connections_than_allowed_are_refused() {
     let sim = Sim::new();
     sim.publish();
-    let forward = sim.engine_with(Limits { held: 2, connections: 10 }).start(config());
+    let forward = sim.engine_with(Limits { held: 2, connections: 10, flows: 10 }).start(config());
     until_status(&forward, "resolving").await;
     let mut waiting = vec![connect(&forward).await, connect(&forward).await];
     tokio::time::sleep(Duration::from_millis(200)).await;
@@ -345,7 +345,7 @@ async fn more_waiting_connections_than_allowed_are_refused() {
 #[tokio::test]
 async fn beyond_the_limit_of_open_connections_clients_wait_for_a_place() {
     let sim = Sim::with(App::Greet, &["a"]);
-    let forward = ready(&sim.engine_with(Limits { held: 1, connections: 1 }), config()).await;
+    let forward = ready(&sim.engine_with(Limits { held: 1, connections: 1, flows: 1 }), config()).await;
     let mut first = connect(&forward).await;
     first.read_u8().await.expect("greeting");
     let mut second = connect(&forward).await;

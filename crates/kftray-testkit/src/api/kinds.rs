@@ -23,11 +23,23 @@ pub enum Kind {
     DaemonSet,
     /// `batch/v1 Job`
     Job,
+    /// `v1 Event`; none are made by the cluster itself
+    Event,
+    /// `v1 Secret`
+    Secret,
+    /// `networking.k8s.io/v1 Ingress`; nothing serves it
+    Ingress,
+    /// `networking.k8s.io/v1 NetworkPolicy`; nothing enforces it
+    NetworkPolicy,
+    /// `rbac.authorization.k8s.io/v1 Role`; rights are given by [`Rule`](crate::Rule)s
+    Role,
+    /// `rbac.authorization.k8s.io/v1 RoleBinding`; likewise
+    RoleBinding,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 16] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -38,13 +50,21 @@ impl Kind {
         Self::StatefulSet,
         Self::DaemonSet,
         Self::Job,
+        Self::Event,
+        Self::Secret,
+        Self::Ingress,
+        Self::NetworkPolicy,
+        Self::Role,
+        Self::RoleBinding,
     ];
 
     /// The API group; empty for the core group.
     #[must_use]
     pub const fn group(self) -> &'static str {
         match self {
-            Self::Namespace | Self::Node | Self::Pod | Self::Service => "",
+            Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::Event | Self::Secret => "",
+            Self::Ingress | Self::NetworkPolicy => "networking.k8s.io",
+            Self::Role | Self::RoleBinding => "rbac.authorization.k8s.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::Deployment | Self::ReplicaSet | Self::StatefulSet | Self::DaemonSet => "apps",
             Self::Job => "batch",
@@ -71,6 +91,12 @@ impl Kind {
             Self::StatefulSet => "statefulsets",
             Self::DaemonSet => "daemonsets",
             Self::Job => "jobs",
+            Self::Event => "events",
+            Self::Secret => "secrets",
+            Self::Ingress => "ingresses",
+            Self::NetworkPolicy => "networkpolicies",
+            Self::Role => "roles",
+            Self::RoleBinding => "rolebindings",
         }
     }
 
@@ -88,6 +114,12 @@ impl Kind {
             Self::StatefulSet => "StatefulSet",
             Self::DaemonSet => "DaemonSet",
             Self::Job => "Job",
+            Self::Event => "Event",
+            Self::Secret => "Secret",
+            Self::Ingress => "Ingress",
+            Self::NetworkPolicy => "NetworkPolicy",
+            Self::Role => "Role",
+            Self::RoleBinding => "RoleBinding",
         }
     }
 
@@ -103,7 +135,10 @@ impl Kind {
             Self::ReplicaSet => &["rs"],
             Self::StatefulSet => &["sts"],
             Self::DaemonSet => &["ds"],
-            Self::EndpointSlice | Self::Job => &[],
+            Self::Event => &["ev"],
+            Self::Ingress => &["ing"],
+            Self::NetworkPolicy => &["netpol"],
+            Self::EndpointSlice | Self::Job | Self::Secret | Self::Role | Self::RoleBinding => &[],
         }
     }
 

@@ -151,6 +151,7 @@ pub(crate) fn answer(
         }
         ("patch", None) => {
             let patch = parse(body)?;
+            check_version(store, kind, namespace, name, &patch)?;
             known(store.update(kind, namespace, name, |object| modify(object, &patch)))
         }
         ("patch" | "update", Some("scale")) => {
@@ -163,7 +164,9 @@ pub(crate) fn answer(
             )
         }
         ("delete", None) => {
-            let from_body = if body.is_empty() { None } else { parse(body)?["gracePeriodSeconds"].as_u64() };
+            let options = if body.is_empty() { Value::Null } else { parse(body)? };
+            check_precondition(store, kind, namespace, name, &options["preconditions"]["uid"])?;
+            let from_body = options["gracePeriodSeconds"].as_u64();
             let grace = query.number("gracePeriodSeconds")?.or(from_body);
             known(deletions.delete(kind, namespace, name, grace))
         }
@@ -225,6 +228,21 @@ fn check_version(store: &Store, kind: Kind, namespace: &str, name: &str, new: &V
     if asked.as_str().is_some_and(|asked| !asked.is_empty())
         && *asked != current["metadata"]["resourceVersion"]
     {
+        return Err(Status::conflict(kind, name));
+    }
+    Ok(())
+}
+
+/// A deletion that is meant for one very object and no successor of that name.
+fn check_precondition(
+    store: &Store,
+    kind: Kind,
+    namespace: &str,
+    name: &str,
+    uid: &Value,
+) -> Result<(), Status> {
+    let Some(current) = store.get(kind, namespace, name) else { return Ok(()) };
+    if uid.is_string() && *uid != current["metadata"]["uid"] {
         return Err(Status::conflict(kind, name));
     }
     Ok(())

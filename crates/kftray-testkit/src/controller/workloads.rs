@@ -283,7 +283,13 @@ fn set_status(store: &Store, kind: Kind, set: &Value) {
         | Kind::EndpointSlice
         | Kind::Deployment
         | Kind::ReplicaSet
-        | Kind::StatefulSet => {
+        | Kind::StatefulSet
+        | Kind::Event
+        | Kind::Secret
+        | Kind::Ingress
+        | Kind::NetworkPolicy
+        | Kind::Role
+        | Kind::RoleBinding => {
             json!({ "replicas": total, "readyReplicas": ready, "availableReplicas": ready })
         }
     };

@@ -1,6 +1,7 @@
 //! Programs for pods: the usual servers, and the unusual ones.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{BoxFuture, Handler, Inbound, PodHandler, PodIdentity};
 
@@ -24,6 +26,21 @@ pub fn echo() -> Handler {
         let (mut read, mut write) = tokio::io::split(inbound.stream);
         tokio::io::copy(&mut read, &mut write).await.ok();
         write.shutdown().await.ok();
+    })
+}
+
+/// Passes every connection on to a TCP port of this machine, as it is when the connection comes; how a real program
+/// stands in for one in a pod. Where nothing listens the connection is closed.
+#[must_use]
+pub fn passed_on(to: impl Fn() -> SocketAddr + Send + Sync + 'static) -> Handler {
+    let to = Arc::new(to);
+    Arc::new(move |mut inbound: Inbound| {
+        let to = Arc::clone(&to);
+        async move {
+            let Ok(mut there) = TcpStream::connect(to()).await else { return };
+            // Either end may break: then the other one ends, too.
+            tokio::io::copy_bidirectional(&mut inbound.stream, &mut there).await.ok();
+        }
     })
 }
 

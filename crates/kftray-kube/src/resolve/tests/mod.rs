@@ -12,7 +12,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use kftray_commons::{ClusterRef, Code, ContextRef, Problem, RemotePort, Target, TargetObject};
-use kftray_portforward::ports::{ClusterId, Condition, Resolution, Resolve as _};
+use kftray_portforward::ports::{ClusterId, Condition, Resolution};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::timeout;

@@ -1,6 +1,5 @@
 //! Watches: shared, ended, resumed, recovered.
 
-use kftray_portforward::ports::Resolve as _;
 use tokio::time::Instant;
 
 use super::apiserver::Outage;

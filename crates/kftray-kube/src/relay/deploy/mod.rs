@@ -1,0 +1,374 @@
+//! The relay's life in the cluster: found, started, replaced, explained, cleaned up; and the objects that make a local
+//! program reachable.
+//!
+//! Layers, each testable alone: [`settings`] and [`manifest`] (pure: what is wanted), [`progress`] and [`refusal`] (pure:
+//! what the cluster's answers mean), [`api`] (requests), [`life`] (one relay kept up), [`installed`] (one that is there for
+//! all), [`expose`] (Service and Ingress). Tokens come from [`key`]. What an administrator does by hand: [`install`],
+//! [`roles`], [`inventory`].
+
+mod api;
+mod expose;
+mod install;
+mod installed;
+mod inventory;
+mod key;
+mod life;
+mod manifest;
+mod merge;
+mod progress;
+mod refusal;
+mod roles;
+mod seen;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod yaml;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use futures::future::BoxFuture;
+use futures::{AsyncBufRead, FutureExt as _};
+use kftray_commons::{ClusterRef, Code, Problem};
+use kftray_portforward::ports::Offer;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
+
+pub use install::{Access, Installation, Installed};
+pub use inventory::{LogsOf, RelayInfo, Swept};
+pub use key::{InstallationKey, KeyError};
+pub use roles::{Sheet, SubjectKind, rbac};
+pub use settings::{IMAGE_VARIABLE, PullPolicy, RelaySettings, RelaySpec};
+
+use self::api::Api;
+use self::life::{Life, Shared, publish};
+use super::{Exposed, Need, RelayPod, RelayState, Relays};
+use crate::{Cluster, ClusterState, Clusters};
+
+/// The port on which the relay takes tunnels, on the pod's loopback only.
+const TUNNEL_PORT: u16 = 9999;
+/// The port with health and metrics.
+const HEALTH_PORT: u16 = 9998;
+/// The port on which an expose's relay listens for the cluster.
+const EXPOSE_PORT: u16 = 8080;
+/// Who we are to the clusters, and what relays are to be like.
+#[derive(Debug, Clone)]
+pub struct RelayOptions {
+    /// The secret from which tokens are derived.
+    pub key: InstallationKey,
+    /// The person's name on this machine, for labels and names of objects.
+    pub owner: String,
+    /// Who makes them, for an administrator who wonders: `jane@laptop`.
+    pub created_by: String,
+    /// What relays are to be like.
+    pub settings: RelaySettings,
+}
+
+impl RelayOptions {
+    /// Options of a process that leaves no file: its relays are not found again by the next.
+    #[must_use]
+    pub fn ephemeral() -> Self {
+        Self {
+            key: InstallationKey::ephemeral(),
+            owner: String::new(),
+            created_by: "kftray".to_owned(),
+            settings: RelaySettings::default(),
+        }
+    }
+}
+
+/// Who we are to the cluster.
+#[derive(Debug, Clone)]
+pub(crate) struct Identity {
+    pub(crate) key: InstallationKey,
+    pub(crate) owner: String,
+    pub(crate) created_by: String,
+}
+
+/// The relays of all clusters. Cheap to clone; all clones share them. Dropping the last clone ends every task; what is in
+/// the clusters then ends by itself.
+#[derive(Clone)]
+pub struct Deploy {
+    inner: Arc<Inner>,
+}
+
+type Key = (ClusterRef, Option<Arc<str>>, Need);
+
+struct Inner {
+    clusters: Clusters,
+    identity: Arc<Identity>,
+    settings: watch::Sender<RelaySettings>,
+    /// Counts up when the machine woke or changed network.
+    kick: watch::Sender<u64>,
+    doubts: watch::Sender<HashSet<Arc<str>>>,
+    started: watch::Sender<u64>,
+    /// How many deletions are under way.
+    withdrawing: watch::Sender<usize>,
+    runtime: Handle,
+    lives: Mutex<HashMap<Key, Running>>,
+    tidying: Mutex<JoinSet<()>>,
+}
+
+struct Running {
+    state: Arc<watch::Sender<RelayState>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Deploy {
+    /// Touches no cluster yet. Must be called within a tokio runtime, on which everything runs.
+    #[must_use]
+    pub fn new(clusters: Clusters, options: RelayOptions) -> Self {
+        let RelayOptions { key, owner, created_by, settings } = options;
+        let inner = Inner {
+            clusters,
+            identity: Arc::new(Identity { key, owner, created_by }),
+            settings: watch::Sender::new(settings),
+            kick: watch::Sender::new(0),
+            doubts: watch::Sender::new(HashSet::new()),
+            started: watch::Sender::new(0),
+            withdrawing: watch::Sender::new(0),
+            runtime: Handle::current(),
+            lives: Mutex::default(),
+            tidying: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Resolves when no deletion is under way any more: for the end of a program, after everything was dropped. Each is
+    /// given up after 10 s.
+    pub async fn withdrawn(&self) {
+        let mut withdrawing = self.inner.withdrawing.subscribe();
+        // Cannot fail: the sender is in `self`.
+        let _never_closed = withdrawing.wait_for(|count| *count == 0).await;
+    }
+
+    /// New settings: relays that they would make differently are replaced; the old ones end once their tunnels have.
+    pub fn set_settings(&self, settings: RelaySettings) {
+        self.inner.settings.send_if_modified(|current| {
+            let new = *current != settings;
+            *current = settings;
+            new
+        });
+    }
+
+    /// The settings in use.
+    #[must_use]
+    pub fn settings(&self) -> RelaySettings {
+        self.inner.settings.borrow().clone()
+    }
+
+    /// The machine woke up or changed network: watches are re-established, and what failed is tried at once.
+    pub fn network_changed(&self) {
+        self.inner.kick.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// All relays of a namespace, or of all (`None`).
+    ///
+    /// # Errors
+    /// Where Jobs may not be listed, or the cluster cannot be reached.
+    pub async fn list(&self, cluster: &Cluster, namespace: Option<&str>) -> Result<Vec<RelayInfo>, Problem> {
+        inventory::list(cluster, &self.inner.identity, namespace).await
+    }
+
+    /// Deletes this installation's relays that have ended or never started, with `all` also those that run.
+    ///
+    /// # Errors
+    /// As [`Self::list`], and where Jobs may not be deleted.
+    pub async fn sweep(
+        &self,
+        cluster: &Cluster,
+        namespace: Option<&str>,
+        all: bool,
+    ) -> Result<Vec<Swept>, Problem> {
+        inventory::sweep(cluster, &self.inner.identity, namespace, all).await
+    }
+
+    /// The log of a relay's pod.
+    ///
+    /// # Errors
+    /// Where logs may not be read, or the pod is gone.
+    pub async fn logs(
+        &self,
+        cluster: &Cluster,
+        namespace: &str,
+        pod: &str,
+        of: LogsOf,
+    ) -> Result<impl AsyncBufRead + use<>, Problem> {
+        inventory::logs(cluster, namespace, pod, of).await
+    }
+
+    /// Installs a relay for all, or brings the installed one up to this.
+    ///
+    /// # Errors
+    /// Names that are somebody else's (nothing is changed then); what the cluster refuses.
+    pub async fn install(&self, cluster: &Cluster, wanted: &Installation) -> Result<Vec<Installed>, Problem> {
+        install::install(cluster, &self.inner.identity, wanted).await
+    }
+
+    /// Removes an installed relay; its namespace only if asked for.
+    ///
+    /// # Errors
+    /// What the cluster refuses.
+    pub async fn uninstall(
+        &self,
+        cluster: &Cluster,
+        wanted: &Installation,
+        namespace_too: bool,
+    ) -> Result<Vec<Installed>, Problem> {
+        install::uninstall(cluster, &self.inner.identity, wanted, namespace_too).await
+    }
+}
+
+impl Relays for Deploy {
+    fn follow(
+        &self,
+        cluster: &ClusterRef,
+        namespace: Option<&str>,
+        need: Need,
+    ) -> watch::Receiver<RelayState> {
+        let key: Key = (cluster.clone(), namespace.map(Arc::from), need);
+        let mut lives = lock(&self.inner.lives);
+        if let Some(running) = lives.get(&key) {
+            return running.state.subscribe();
+        }
+        let state = Arc::new(watch::Sender::new(RelayState::Pending));
+        let receiver = state.subscribe();
+        let inner = &self.inner;
+        let following = Following {
+            inner: Arc::downgrade(inner),
+            key: key.clone(),
+            out: Arc::clone(&state),
+            shared: Shared {
+                identity: Arc::clone(&inner.identity),
+                settings: inner.settings.subscribe(),
+                kick: inner.kick.subscribe(),
+                doubts: inner.doubts.subscribe(),
+                started: inner.started.clone(),
+                withdrawing: inner.withdrawing.subscribe(),
+            },
+        };
+        let task = following.until_unused(inner.clusters.follow(cluster));
+        let task = AbortOnDropHandle::new(inner.runtime.spawn(task));
+        lives.insert(key, Running { state, _task: task });
+        receiver
+    }
+
+    fn doubt(&self, relay: &RelayPod, problem: &Problem) {
+        tracing::info!(%problem, pod = %relay.pod, namespace = %relay.namespace, "a relay cannot be used");
+        self.inner.doubts.send_if_modified(|doubts| doubts.insert(Arc::clone(&relay.uid)));
+    }
+
+    fn expose(&self, relay: &RelayPod, offer: &Offer) -> BoxFuture<'static, Result<Exposed, Problem>> {
+        let (inner, relay, offer) = (Arc::clone(&self.inner), relay.clone(), offer.clone());
+        async move {
+            let cluster = inner.clusters.get(relay.cluster).ok_or_else(|| {
+                Problem::new(Code::ConnectionLost, "the kubeconfig entry behind the relay has changed")
+            })?;
+            let api = Api::new(cluster.client(), &relay.namespace);
+            let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
+            let guard = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
+            Ok(Exposed { port: EXPOSE_PORT, urls: made.urls, notes: made.notes, guard: Box::new(guard) })
+        }
+        .boxed()
+    }
+}
+
+impl fmt::Debug for Deploy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deploy").field("identity", &self.inner.identity).finish_non_exhaustive()
+    }
+}
+
+/// Deletes the Job that owns an expose's objects when it is dropped.
+struct Withdrawal {
+    inner: Weak<Inner>,
+    api: Api,
+    owner: expose::Owner,
+}
+
+impl Drop for Withdrawal {
+    fn drop(&mut self) {
+        let Some(inner) = self.inner.upgrade() else { return };
+        let (api, owner) = (self.api.clone(), self.owner.clone());
+        let withdrawing = inner.withdrawing.clone();
+        withdrawing.send_modify(|count| *count += 1);
+        let work = async move {
+            expose::remove(&api, &owner).await;
+            withdrawing.send_modify(|count| *count -= 1);
+        };
+        let mut tidying = lock(&inner.tidying);
+        while tidying.try_join_next().is_some() {}
+        tidying.spawn_on(work, &inner.runtime);
+    }
+}
+
+/// One wish for a relay, from cluster to cluster.
+struct Following {
+    inner: Weak<Inner>,
+    key: Key,
+    out: Arc<watch::Sender<RelayState>>,
+    shared: Shared,
+}
+
+impl Following {
+    /// Keeps the relay up until nobody has a receiver any more, then takes itself out of the registry.
+    async fn until_unused(self, mut clusters: watch::Receiver<ClusterState>) {
+        let mut life: Option<Life> = None;
+        clusters.mark_changed();
+        loop {
+            let wanted = tokio::select! {
+                Ok(()) = clusters.changed() => true,
+                never = keep(&mut life, &self.out) => match never {},
+                () = self.out.closed() => false,
+            };
+            if wanted {
+                let state = clusters.borrow_and_update().clone();
+                life = self.on(state, life).await;
+                continue;
+            }
+            if let Some(life) = &mut life {
+                life.abandon().await;
+            }
+            let Some(inner) = self.inner.upgrade() else { return };
+            // New receivers are handed out under this lock only. Removing the entry ends this task.
+            let mut lives = lock(&inner.lives);
+            if self.out.receiver_count() == 0 {
+                let _ended = lives.remove(&self.key);
+                return;
+            }
+        }
+    }
+
+    async fn on(&self, state: ClusterState, before: Option<Life>) -> Option<Life> {
+        if let Some(mut before) = before {
+            before.abandon().await;
+        }
+        match state {
+            ClusterState::Pending => publish(&self.out, RelayState::Pending),
+            ClusterState::Failed(problem) => publish(&self.out, RelayState::Failed(problem)),
+            ClusterState::Up(cluster) => {
+                // What was known of another cluster is void.
+                publish(&self.out, RelayState::Pending);
+                let (_, namespace, need) = &self.key;
+                let namespace = namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
+                return Some(Life::new(cluster, &namespace, need.clone(), self.shared.clone()));
+            }
+        }
+        None
+    }
+}
+
+async fn keep(life: &mut Option<Life>, out: &watch::Sender<RelayState>) -> std::convert::Infallible {
+    match life {
+        Some(life) => life.keep(out).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// No change under these locks can panic half-way.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,171 @@
+//! What Deploy reads of the cluster's objects while it watches them, in the manner of [`crate::resolve::object`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::resolve::object::{ContainerStatus, Meta, Object, PodStatus};
+
+macro_rules! object {
+    ($($kind:ty),+) => {
+        $(impl Object for $kind {
+            fn meta(&self) -> &Meta {
+                &self.metadata.meta
+            }
+            fn meta_mut(&mut self) -> &mut Meta {
+                &mut self.metadata.meta
+            }
+        })+
+    };
+}
+
+object!(Pod, Job, Event);
+
+/// Metadata with everything that is written on the object.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Metadata {
+    #[serde(flatten)]
+    pub(super) meta: Meta,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) annotations: BTreeMap<String, String>,
+    pub(super) creation_timestamp: String,
+}
+
+/// A relay's pod.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pod {
+    pub(super) metadata: Metadata,
+    pub(super) spec: PodSpec,
+    pub(super) status: PodStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct PodSpec {
+    pub(super) node_name: Option<Arc<str>>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) containers: Vec<Container>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Container {
+    pub(super) name: String,
+    pub(super) image: String,
+}
+
+/// A relay's Job.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Job {
+    pub(super) metadata: Metadata,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) status: JobStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JobStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) conditions: Vec<JobCondition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JobCondition {
+    #[serde(rename = "type")]
+    pub(super) kind: String,
+    pub(super) status: String,
+    pub(super) reason: String,
+    pub(super) message: String,
+}
+
+/// `v1` Event.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Event {
+    pub(super) metadata: Metadata,
+    pub(super) reason: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) message: String,
+    #[serde(deserialize_with = "nullable")]
+    last_timestamp: String,
+    #[serde(deserialize_with = "nullable")]
+    event_time: String,
+}
+
+impl Event {
+    /// When it happened last, as text that sorts; only to the second, since the fields differ in what follows.
+    pub(super) fn when(&self) -> &str {
+        let times = [&self.last_timestamp, &self.event_time, &self.metadata.creation_timestamp];
+        let time = times.into_iter().find(|time| !time.is_empty()).map_or("", String::as_str);
+        time.get(.."2026-01-01T00:00:00".len()).unwrap_or(time)
+    }
+}
+
+impl Job {
+    /// Why it does nothing any more: its failure's reason and message, empty if it ended well. `None` while it lives.
+    pub(super) fn end(&self) -> Option<(&str, &str)> {
+        let ended = self.status.conditions.iter().find(|condition| {
+            condition.status == "True"
+                && matches!(condition.kind.as_str(), "Complete" | "SuccessCriteriaMet" | "Failed" | "FailureTarget")
+        })?;
+        let failed = ended.kind.starts_with("Fail");
+        Some(if failed { (&ended.reason, &ended.message) } else { ("", "") })
+    }
+
+    pub(super) fn is_being_deleted(&self) -> bool {
+        self.metadata.meta.deletion_timestamp.is_some()
+    }
+}
+
+impl Pod {
+    /// The status of the relay's container; meshes add others.
+    pub(super) fn container(&self) -> Option<&ContainerStatus> {
+        let statuses = &self.status.container_statuses;
+        statuses.iter().find(|status| &*status.name == super::manifest::PROGRAM).or_else(|| statuses.first())
+    }
+
+    pub(super) fn image(&self) -> &str {
+        let containers = &self.spec.containers;
+        let own = containers.iter().find(|container| container.name == super::manifest::PROGRAM);
+        own.or_else(|| containers.first()).map_or("", |container| &container.image)
+    }
+
+    /// Whether a condition has that status.
+    pub(super) fn condition(&self, kind: &str, status: &str) -> Option<&str> {
+        let mut conditions = self.status.conditions.iter();
+        conditions.find(|one| &*one.kind == kind && &*one.status == status).map(|one| &*one.message)
+    }
+
+    pub(super) fn is_being_deleted(&self) -> bool {
+        self.metadata.meta.deletion_timestamp.is_some()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(&*self.status.phase, "Succeeded" | "Failed")
+    }
+
+    /// Takes tunnels: the program runs and its startup probe has passed. Not the Ready condition, which also says whether
+    /// callers of an expose find somebody at the other end.
+    pub(super) fn is_up(&self) -> bool {
+        let started = self.container().is_some_and(|container| {
+            container.state.running.is_some() && container.started.unwrap_or(container.ready)
+        });
+        started && !self.is_over() && !self.is_being_deleted()
+    }
+}
+
+/// `null` and an absent field are both the default.
+fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}

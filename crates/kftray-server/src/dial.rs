@@ -1,0 +1,215 @@
+//! Dialling: look up, judge, connect. All of it for one open, and all of it within one timeout.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use kftray_relay_proto::open::{Policy, Target};
+use kftray_relay_proto::reason::{Refusal, RefusalKind};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::{sleep, timeout};
+
+use crate::relay::Core;
+
+/// Before a dial is given up, unless the client says otherwise.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Nobody waits longer for a dial.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Before the next address is tried beside one that does not answer (RFC 8305, 5: "Connection Attempt Delay").
+const NEXT_ADDRESS: Duration = Duration::from_millis(250);
+
+/// A target that vanished without a word is noticed after 60 + 4 x 15 s.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(60))
+    .with_interval(Duration::from_secs(15))
+    .with_retries(4);
+
+/// What the kernel may hold of a flow while the relay is busy. It grants less where `net.core.rmem_max` says so.
+const UDP_RECEIVE_BUFFER: usize = 1024 * 1024;
+
+/// Connects to a target.
+pub(crate) async fn tcp(core: &Core, target: &Target, policy: Policy) -> Result<TcpStream, Refusal> {
+    let limit = policy.connect_timeout.unwrap_or(CONNECT_TIMEOUT).min(LONGEST_TIMEOUT);
+    let dial = async {
+        let addresses = addresses(core, target, policy).await?;
+        race(&addresses).await.map_err(|(address, error)| refusal(target, address, &error))
+    };
+    let stream = timeout(limit, dial).await.unwrap_or_else(|_| Err(timed_out(target, limit)))?;
+    // Both are refinements: a socket that refuses them still works.
+    stream.set_nodelay(true).ok();
+    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).ok();
+    Ok(stream)
+}
+
+/// A socket that is connected to a target: only its datagrams come in, and ICMP errors come back.
+pub(crate) async fn udp(core: &Core, target: &Target, policy: Policy) -> Result<UdpSocket, Refusal> {
+    let limit = policy.connect_timeout.unwrap_or(CONNECT_TIMEOUT).min(LONGEST_TIMEOUT);
+    let found = timeout(limit, addresses(core, target, policy)).await;
+    let addresses = found.unwrap_or_else(|_| Err(timed_out(target, limit)))?;
+    let mut first_error = None;
+    for address in addresses {
+        match connected(address).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => {
+                first_error.get_or_insert((address, error));
+            }
+        }
+    }
+    Err(first_error.map_or_else(
+        || Refusal::new(RefusalKind::NameNotFound, format!("{} has no address", target.host)),
+        |(address, error)| refusal(target, address, &error),
+    ))
+}
+
+async fn connected(address: SocketAddr) -> io::Result<UdpSocket> {
+    let any: SocketAddr = if address.is_ipv4() {
+        (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
+    } else {
+        (std::net::Ipv6Addr::UNSPECIFIED, 0).into()
+    };
+    let socket = UdpSocket::bind(any).await?;
+    SockRef::from(&socket).set_recv_buffer_size(UDP_RECEIVE_BUFFER).ok();
+    socket.connect(address).await?;
+    Ok(socket)
+}
+
+/// The addresses that may be dialled, families taking turns (RFC 8305, 4).
+async fn addresses(core: &Core, target: &Target, policy: Policy) -> Result<Vec<SocketAddr>, Refusal> {
+    let found = core.names.look_up(&target.host, policy.family).await?;
+    let names = [target.host.as_str(), found.name.as_str()];
+    let mut allowed = Vec::new();
+    let mut denied = None;
+    for address in found.addresses {
+        match core.settings.reach.check(&names, address, target.port) {
+            Ok(()) => allowed.push(address),
+            Err(denial) => {
+                denied.get_or_insert((address, denial));
+            }
+        }
+    }
+    if let (true, Some((address, denial))) = (allowed.is_empty(), denied) {
+        let who = SocketAddr::new(address, target.port);
+        let name = if target.host.parse::<IpAddr>().is_ok() {
+            String::new()
+        } else {
+            format!("{} leads to ", target.host)
+        };
+        return Err(Refusal::new(RefusalKind::Denied, format!("{name}{who}, which {denial}")));
+    }
+    Ok(interleaved(allowed).into_iter().map(|address| SocketAddr::new(address, target.port)).collect())
+}
+
+fn interleaved(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    let first_is_v6 = addresses.first().is_some_and(IpAddr::is_ipv6);
+    let (first, second): (Vec<_>, Vec<_>) =
+        addresses.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let mut second = second.into_iter();
+    let mut mixed = Vec::new();
+    for address in first {
+        mixed.push(address);
+        mixed.extend(second.next());
+    }
+    mixed.extend(second);
+    mixed
+}
+
+/// Connects to whichever address answers first, starting them one after the other (RFC 8305, 5).
+async fn race(addresses: &[SocketAddr]) -> Result<TcpStream, (SocketAddr, io::Error)> {
+    let mut waiting = addresses.iter().copied();
+    let mut running = FuturesUnordered::new();
+    let attempt =
+        |address| async move { TcpStream::connect(address).await.map_err(|error| (address, error)) };
+    let mut first_error = None;
+    running.extend(waiting.next().map(attempt));
+    while !running.is_empty() {
+        tokio::select! {
+            result = running.next() => match result {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => {
+                    first_error.get_or_insert(error);
+                    running.extend(waiting.next().map(attempt));
+                }
+                None => break,
+            },
+            () = sleep(NEXT_ADDRESS), if waiting.len() > 0 => running.extend(waiting.next().map(attempt)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| {
+        ((std::net::Ipv4Addr::UNSPECIFIED, 0).into(), io::Error::new(io::ErrorKind::NotFound, "no address"))
+    }))
+}
+
+fn timed_out(target: &Target, limit: Duration) -> Refusal {
+    let Target { host, port } = target;
+    let message = format!("{host} port {port} did not answer within {} s", limit.as_secs_f32());
+    Refusal::new(RefusalKind::TimedOut, message)
+}
+
+/// What an error of the kernel means to a person.
+fn refusal(target: &Target, address: SocketAddr, error: &io::Error) -> Refusal {
+    let who = if target.host.parse::<IpAddr>().is_ok() {
+        address.to_string()
+    } else {
+        format!("{} ({address})", target.host)
+    };
+    #[expect(
+        clippy::wildcard_enum_match_arm,
+        reason = "the list of kinds is open; the rest is told in its own words"
+    )]
+    let (kind, message) = match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            (RefusalKind::Refused, format!("{who} refuses connections: nothing listens there"))
+        }
+        io::ErrorKind::TimedOut => (RefusalKind::TimedOut, format!("{who} does not answer")),
+        io::ErrorKind::HostUnreachable
+        | io::ErrorKind::NetworkUnreachable
+        | io::ErrorKind::AddrNotAvailable
+        | io::ErrorKind::NetworkDown => {
+            (RefusalKind::Unreachable, format!("no way leads from the relay to {who}: {error}"))
+        }
+        io::ErrorKind::PermissionDenied => {
+            (RefusalKind::Unreachable, format!("the relay's node does not let it reach {who}: {error}"))
+        }
+        io::ErrorKind::NotFound => (RefusalKind::NameNotFound, format!("{} has no address", target.host)),
+        _ if is_exhaustion(error) => {
+            (RefusalKind::Busy, format!("the relay has no socket left for {who}: {error}"))
+        }
+        _ => (RefusalKind::Unreachable, format!("cannot connect to {who}: {error}")),
+    };
+    Refusal::new(kind, message)
+}
+
+/// EMFILE, ENFILE, ENOBUFS: the relay itself is out of something (errno(3), Linux numbers).
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(24 | 23 | 105))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn families_take_turns() {
+        let list = |text: &str| text.split(' ').map(|one| one.parse().unwrap()).collect::<Vec<IpAddr>>();
+        assert_eq!(interleaved(list("::1 ::2 ::3 1.1.1.1")), list("::1 1.1.1.1 ::2 ::3"));
+        assert_eq!(interleaved(list("1.1.1.1 2.2.2.2")), list("1.1.1.1 2.2.2.2"));
+    }
+
+    #[tokio::test]
+    async fn a_dead_address_does_not_hold_up_a_live_one() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let closed = {
+            let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            gone.local_addr().unwrap()
+        };
+        let stream = race(&[closed, listener.local_addr().unwrap()]).await.unwrap();
+        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        let (address, error) = race(&[closed]).await.unwrap_err();
+        assert_eq!((address, error.kind()), (closed, io::ErrorKind::ConnectionRefused));
+        assert!(race(&[]).await.is_err());
+    }
+}

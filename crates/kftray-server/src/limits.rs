@@ -1,0 +1,130 @@
+//! The bounds on what clients may hold, and the memory the process may grow to.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use kftray_relay_proto::reason::{Refusal, RefusalKind};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+
+use crate::settings::Limits;
+
+/// Carriers that have not said hello yet. They cost a buffer each and are gone after seconds.
+const STRANGERS: usize = 32;
+
+/// How old a reading of the memory may be: opens come by the thousand, the reading is a system call or three.
+const MEMORY_AGE: Duration = Duration::from_millis(100);
+
+/// The share of the container's limit that is used, in quarters; the rest is for what is open already.
+const QUARTERS: u64 = 3;
+
+/// Counters with a bound each.
+pub(crate) struct Bounds {
+    pub(crate) strangers: Arc<Semaphore>,
+    pub(crate) carriers: Arc<Semaphore>,
+    pub(crate) flows: Arc<Semaphore>,
+    pub(crate) streams_per_carrier: usize,
+    memory: Memory,
+}
+
+/// Held as long as what it counts.
+pub(crate) type Permit = OwnedSemaphorePermit;
+
+impl Bounds {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
+        Self {
+            strangers: Arc::new(Semaphore::new(STRANGERS)),
+            carriers: Arc::new(Semaphore::new(limits.carriers)),
+            flows: Arc::new(Semaphore::new(limits.flows)),
+            streams_per_carrier: limits.streams,
+            memory: Memory::new(limits.memory.or_else(container_limit), now),
+        }
+    }
+
+    /// Whether there is memory for one more of anything.
+    pub(crate) fn check_memory(&self, now: Instant) -> Result<(), Refusal> {
+        let Some((used, limit)) = self.memory.beyond(now) else { return Ok(()) };
+        let mib = |bytes: u64| bytes >> 20;
+        Err(Refusal::new(
+            RefusalKind::Busy,
+            format!("the relay uses {} MiB of memory and takes no more beyond {} MiB", mib(used), mib(limit)),
+        ))
+    }
+}
+
+/// Takes one of `what`, or says that there are too many.
+pub(crate) fn take(bound: &Arc<Semaphore>, what: &str) -> Result<Permit, Refusal> {
+    Arc::clone(bound)
+        .try_acquire_owned()
+        .map_err(|_| Refusal::new(RefusalKind::Busy, format!("the relay has as many {what} as it takes")))
+}
+
+struct Memory {
+    limit: Option<u64>,
+    begin: Instant,
+    /// Milliseconds after `begin` of the last reading.
+    read_at: AtomicU64,
+    used: AtomicU64,
+}
+
+impl Memory {
+    fn new(limit: Option<u64>, now: Instant) -> Self {
+        Self { limit, begin: now, read_at: AtomicU64::new(0), used: AtomicU64::new(0) }
+    }
+
+    /// Used and limit, if more is used.
+    fn beyond(&self, now: Instant) -> Option<(u64, u64)> {
+        let limit = self.limit?;
+        let millis = u64::try_from((now - self.begin).as_millis()).unwrap_or(u64::MAX);
+        let age = Duration::from_millis(millis.saturating_sub(self.read_at.load(Ordering::Relaxed)));
+        if age >= MEMORY_AGE || self.used.load(Ordering::Relaxed) == 0 {
+            self.read_at.store(millis, Ordering::Relaxed);
+            self.used.store(resident().unwrap_or(0), Ordering::Relaxed);
+        }
+        let used = self.used.load(Ordering::Relaxed);
+        (used > limit).then_some((used, limit))
+    }
+}
+
+/// Three quarters of the container's memory limit (cgroup v2, as seen from inside), if it has one.
+fn container_limit() -> Option<u64> {
+    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
+    Some(text.trim().parse::<u64>().ok()? / 4 * QUARTERS)
+}
+
+/// Resident memory of this process, bytes (proc(5), `VmRSS` of `status`: in kB whatever the page size).
+pub(crate) fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_read_again_after_a_while() {
+        let memory = Memory::new(Some(u64::MAX), Instant::now());
+        assert_eq!(memory.beyond(Instant::now()), None);
+        assert!(memory.used.load(Ordering::Relaxed) > 1 << 20, "a process has a megabyte");
+        memory.used.store(1, Ordering::Relaxed);
+        memory.beyond(Instant::now());
+        assert_eq!(memory.used.load(Ordering::Relaxed), 1, "too soon");
+        tokio::time::advance(MEMORY_AGE).await;
+        memory.beyond(Instant::now());
+        assert!(memory.used.load(Ordering::Relaxed) > 1);
+    }
+
+    #[tokio::test]
+    async fn beyond_the_limit_is_busy() {
+        let bounds = Bounds::new(&Limits { memory: Some(1), ..Limits::default() }, Instant::now());
+        assert_eq!(bounds.check_memory(Instant::now()).unwrap_err().kind, RefusalKind::Busy);
+        let one = Arc::new(Semaphore::new(1));
+        let held = take(&one, "flows").unwrap();
+        assert_eq!(take(&one, "flows").unwrap_err().kind, RefusalKind::Busy);
+        drop(held);
+        assert!(take(&one, "flows").is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! What the relay counts, for Prometheus. No payload, no target names: an administrator sees how much, not what.
+
+use std::sync::atomic::AtomicU64;
+
+use kftray_relay_proto::hello::Purpose;
+use kftray_relay_proto::reason::RefusalKind;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+type Label = Vec<(&'static str, &'static str)>;
+type Counters = Family<Label, Counter<u64, AtomicU64>>;
+type Gauges = Family<Label, Gauge>;
+
+/// All counters.
+pub(crate) struct Metrics {
+    registry: Registry,
+    carriers: Gauges,
+    strangers: Counters,
+    streams: Gauges,
+    opens: Counters,
+    refusals: Counters,
+    pub(crate) to_cluster: Counter,
+    pub(crate) to_client: Counter,
+    pub(crate) datagrams_to_cluster: Counter,
+    pub(crate) datagrams_to_client: Counter,
+    pub(crate) datagrams_dropped: Counter,
+    expose: Counters,
+    memory: Gauge,
+}
+
+/// What a stream is, for counting.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Kind {
+    Tcp,
+    Udp,
+    Listen,
+    Incoming,
+}
+
+impl Kind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Listen => "listen",
+            Self::Incoming => "incoming",
+        }
+    }
+}
+
+/// Counted as long as it lives.
+pub(crate) struct Live(Gauge);
+
+impl Live {
+    fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let mut registry = Registry::with_prefix("kftray_server");
+        let registry_ = &mut registry;
+        macro_rules! registered {
+            ($name:literal, $help:literal) => {{
+                let metric = Default::default();
+                registry_.register($name, $help, Clone::clone(&metric));
+                metric
+            }};
+        }
+        Self {
+            carriers: registered!("tunnels", "Tunnels that are up"),
+            strangers: registered!("hellos_refused", "Connections to the tunnel port that were turned away"),
+            streams: registered!("streams", "Streams that are open"),
+            opens: registered!("opens", "Streams that clients or callers asked for"),
+            refusals: registered!("refusals", "Opens that were refused"),
+            to_cluster: registered!("bytes_to_cluster", "Payload bytes from clients"),
+            to_client: registered!("bytes_to_client", "Payload bytes to clients"),
+            datagrams_to_cluster: registered!("datagrams_to_cluster", "Datagrams sent for clients"),
+            datagrams_to_client: registered!("datagrams_to_client", "Datagrams received for clients"),
+            datagrams_dropped: registered!("datagrams_dropped", "Datagrams thrown away, both directions"),
+            expose: registered!("expose_connections", "Connections to listeners by what became of them"),
+            memory: registered!("resident_memory_bytes", "Resident memory of the process"),
+            registry,
+        }
+    }
+
+    pub(crate) fn carrier(&self, purpose: Purpose) -> Live {
+        Live::new(&self.carriers.get_or_create(&vec![("purpose", purpose.as_str())]))
+    }
+
+    pub(crate) fn stream(&self, kind: Kind) -> Live {
+        let label = vec![("kind", kind.as_str())];
+        self.opens.get_or_create(&label).inc();
+        Live::new(&self.streams.get_or_create(&label))
+    }
+
+    /// Somebody at the tunnel port was turned away.
+    pub(crate) fn stranger(&self, reason: &'static str) {
+        self.strangers.get_or_create(&vec![("reason", reason)]).inc();
+    }
+
+    pub(crate) fn refusal(&self, kind: RefusalKind) {
+        self.refusals.get_or_create(&vec![("reason", kind.as_str())]).inc();
+    }
+
+    pub(crate) fn exposed(&self, result: &'static str) {
+        self.expose.get_or_create(&vec![("result", result)]).inc();
+    }
+
+    /// The text that Prometheus reads.
+    pub(crate) fn text(&self) -> String {
+        self.memory.set(crate::limits::resident().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        if encode(&mut text, &self.registry).is_err() {
+            text.clear();
+        }
+        text
+    }
+}

@@ -1,0 +1,324 @@
+//! TCP connections: a stream of records on one side, a socket on the other, each direction with its own end.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::io::AsyncWrite as _;
+use futures::stream::Stream as _;
+use kftray_relay_proto::open::{Policy, Reply, Target};
+use kftray_relay_proto::reason::{EndKind, Refusal, RefusalKind};
+use kftray_relay_proto::record::{DATA_HEADER, Decoder, Record, data_header};
+use socket2::SockRef;
+use tokio::io::AsyncWrite as _;
+use tokio::net::TcpStream;
+
+use crate::dial;
+use crate::metrics::Metrics;
+use crate::relay::Core;
+use crate::stream::{Dialled, refuse, while_dialling};
+
+/// One record with its header is one yamux frame: `yamux` cuts at 16 KiB.
+const RECORD: usize = 16 * 1024;
+
+/// Buffers that are kept for the next read. Reads happen one at a time; more are out only while streams are blocked.
+const KEPT_BUFFERS: usize = 16;
+
+/// Read buffers, lent for as long as bytes are in them: a thousand idle connections hold none.
+#[derive(Default)]
+pub(crate) struct Scratch(Mutex<Vec<Box<[u8]>>>);
+
+impl Scratch {
+    fn take(&self) -> Box<[u8]> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        kept.unwrap_or_else(|| vec![0; RECORD].into_boxed_slice())
+    }
+
+    fn give(&self, buffer: Box<[u8]>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_BUFFERS {
+            kept.push(buffer);
+        }
+    }
+}
+
+/// Serves an open of kind TCP.
+pub(crate) async fn serve(
+    core: &Core,
+    mut stream: yamux::Stream,
+    rest: Bytes,
+    target: &Target,
+    policy: Policy,
+) {
+    let dialled = while_dialling(&mut stream, rest, dial::tcp(core, target, policy)).await;
+    let (socket, rest) = match dialled {
+        Dialled::GivenUp => return,
+        Dialled::Done(Err(refusal), _) => return refuse(core, stream, refusal).await,
+        Dialled::Done(Ok(socket), rest) => (socket, rest),
+    };
+    let address = socket.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
+    let mut pump = Pump::new(core, stream, socket, rest);
+    Reply::Opened { address, port: target.port }.encode(&mut pump.head);
+    pump.await;
+}
+
+/// Moves bytes until both directions have ended or one was cut off.
+pub(crate) struct Pump<'a> {
+    metrics: &'a Metrics,
+    scratch: &'a Scratch,
+    stream: yamux::Stream,
+    socket: TcpStream,
+    decoder: Decoder,
+    /// The client's bytes that are not taken apart yet.
+    chunk: Bytes,
+    /// The client's bytes that the socket has not taken yet.
+    payload: Bytes,
+    up: Up,
+    /// What goes to the client before anything else: a reply, an end.
+    pub(crate) head: BytesMut,
+    /// The socket's bytes that the stream has not taken yet.
+    data: Option<Data>,
+    down: Down,
+    /// The client's reply to an incoming connection is still to come; what there is of it.
+    reply: Option<BytesMut>,
+}
+
+/// A record on its way to the client.
+struct Data {
+    buffer: Box<[u8]>,
+    begin: usize,
+    end: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Up {
+    Open,
+    /// The client has finished; the socket's sending side is to be shut down.
+    Finishing,
+    /// The socket takes no more; the client's bytes are thrown away until its end.
+    Broken,
+    Done,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Down {
+    Open,
+    /// The last record is written; `true` if it ends both directions.
+    Ending {
+        both: bool,
+    },
+    Done,
+}
+
+/// How a connection came out.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Both directions ended, or the target reset it and the client was told.
+    Ended,
+    /// The client reset it, or is gone; the socket was reset too.
+    CutOff,
+    /// The client refuses an incoming connection.
+    Refused(Refusal),
+}
+
+impl<'a> Pump<'a> {
+    /// For a stream that has had its first message from the client; `rest` is what came behind it.
+    pub(crate) fn new(core: &'a Core, stream: yamux::Stream, socket: TcpStream, rest: Bytes) -> Self {
+        // However this ends before its time, also by the end of its task: the target must not take half a request for a
+        // whole one.
+        abrupt(&socket, true);
+        Self {
+            metrics: &core.metrics,
+            scratch: &core.scratch,
+            stream,
+            socket,
+            decoder: Decoder::stream(),
+            chunk: rest,
+            payload: Bytes::new(),
+            up: Up::Open,
+            head: BytesMut::new(),
+            data: None,
+            down: Down::Open,
+            reply: None,
+        }
+    }
+
+    /// The client replies first.
+    pub(crate) fn expect_reply(mut self) -> Self {
+        self.reply = Some(BytesMut::new());
+        self
+    }
+
+    /// The socket, after a refusal.
+    pub(crate) fn into_socket(self) -> TcpStream {
+        abrupt(&self.socket, false);
+        self.socket
+    }
+
+    /// Polls to the end; the pump keeps what it holds.
+    pub(crate) fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        // Neither direction waits for the other; a `Pending` of one has registered its wakers.
+        let up = self.poll_up(cx);
+        if let Poll::Ready(Err(outcome)) = up {
+            return Poll::Ready(outcome);
+        }
+        let down = self.poll_down(cx);
+        match (up, down) {
+            (_, Poll::Ready(Err(outcome))) => Poll::Ready(outcome),
+            (Poll::Ready(Ok(())), Poll::Ready(Ok(()))) => {
+                // yamux' FIN, once both directions have had their end records.
+                ready!(Pin::new(&mut self.stream).poll_close(cx)).ok();
+                abrupt(&self.socket, false);
+                Poll::Ready(Outcome::Ended)
+            }
+            (_, Poll::Ready(Ok(())) | Poll::Pending) => Poll::Pending,
+        }
+    }
+
+    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+        loop {
+            match self.up {
+                Up::Done => return Poll::Ready(Ok(())),
+                Up::Finishing => {
+                    // A target that is gone already cannot be told.
+                    ready!(Pin::new(&mut self.socket).poll_shutdown(cx)).ok();
+                    self.up = Up::Done;
+                    continue;
+                }
+                Up::Broken => self.payload = Bytes::new(),
+                Up::Open if !self.payload.is_empty() => {
+                    match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.payload)) {
+                        Ok(written) if written > 0 => {
+                            self.metrics.to_cluster.inc_by(written as u64);
+                            drop(self.payload.split_to(written));
+                        }
+                        // The other direction may still have bytes to read, and then tells the client why.
+                        _ => self.up = Up::Broken,
+                    }
+                    continue;
+                }
+                Up::Open => {}
+            }
+            if let Some(outcome) = self.take_reply() {
+                return Poll::Ready(Err(outcome));
+            }
+            let record = if self.reply.is_some() { Ok(None) } else { self.decoder.next(&mut self.chunk) };
+            match record {
+                Ok(Some(Record::Data(payload))) => self.payload = payload,
+                Ok(Some(Record::End { kind: EndKind::Finished, .. })) => {
+                    self.up = if self.up == Up::Broken { Up::Done } else { Up::Finishing };
+                }
+                Ok(Some(Record::End { .. })) | Err(_) => return Poll::Ready(Err(Outcome::CutOff)),
+                Ok(Some(Record::Dropped(_))) => {}
+                Ok(None) => match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
+                    Some(Ok(packet)) => self.chunk = Bytes::from_owner(packet),
+                    Some(Err(_)) | None => return Poll::Ready(Err(Outcome::CutOff)),
+                },
+            }
+        }
+    }
+
+    /// Looks for the client's reply to an incoming connection in what has come.
+    fn take_reply(&mut self) -> Option<Outcome> {
+        let reply = self.reply.as_mut()?;
+        reply.extend_from_slice(&std::mem::take(&mut self.chunk));
+        loop {
+            match Reply::decode(reply) {
+                Ok(Some(Reply::Pending)) => {}
+                Ok(Some(Reply::Opened { .. })) => {
+                    self.chunk = reply.split().freeze();
+                    self.reply = None;
+                    return None;
+                }
+                Ok(Some(Reply::Refused(refusal))) => return Some(Outcome::Refused(refusal)),
+                Ok(None) => return None,
+                Err(error) => {
+                    return Some(Outcome::Refused(Refusal::new(RefusalKind::Invalid, error.to_string())));
+                }
+            }
+        }
+    }
+
+    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
+        loop {
+            if !self.head.is_empty() {
+                match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.head)) {
+                    Ok(written) => drop(self.head.split_to(written)),
+                    Err(_) => return Poll::Ready(Err(Outcome::CutOff)),
+                }
+                continue;
+            }
+            if let Some(data) = &mut self.data {
+                let bytes = data.buffer.get(data.begin..data.end).unwrap_or_default();
+                match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
+                    Ok(written) => data.begin += written,
+                    Err(_) => return Poll::Ready(Err(Outcome::CutOff)),
+                }
+                if data.begin >= data.end
+                    && let Some(data) = self.data.take()
+                {
+                    self.scratch.give(data.buffer);
+                }
+                continue;
+            }
+            match self.down {
+                Down::Done => return Poll::Ready(Ok(())),
+                Down::Ending { both: true } => {
+                    ready!(Pin::new(&mut self.stream).poll_close(cx)).ok();
+                    return Poll::Ready(Err(Outcome::Ended));
+                }
+                Down::Ending { both: false } => self.down = Down::Done,
+                Down::Open => ready!(self.poll_read(cx)),
+            }
+        }
+    }
+
+    /// Reads from the socket into `data`, or writes the direction's end into `head`.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let ready = ready!(self.socket.poll_read_ready(cx));
+        let mut buffer = self.scratch.take();
+        let read =
+            ready.and_then(|()| self.socket.try_read(buffer.get_mut(DATA_HEADER..).unwrap_or_default()));
+        match read {
+            Ok(0) => self.end(&Record::finished(), false),
+            Ok(length) => {
+                self.metrics.to_client.inc_by(length as u64);
+                if let Some(place) = buffer.get_mut(..DATA_HEADER) {
+                    place.copy_from_slice(&data_header(length));
+                }
+                self.data = Some(Data { buffer, begin: 0, end: DATA_HEADER + length });
+                return Poll::Ready(());
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                let kind =
+                    if error.kind() == io::ErrorKind::TimedOut { EndKind::TimedOut } else { EndKind::Reset };
+                self.end(&Record::End { kind, message: String::new() }, true);
+            }
+        }
+        self.scratch.give(buffer);
+        Poll::Ready(())
+    }
+
+    fn end(&mut self, record: &Record, both: bool) {
+        record.encode(&mut self.head);
+        self.down = Down::Ending { both };
+    }
+}
+
+/// Whether closing the socket resets the connection, or ends it in order.
+fn abrupt(socket: &TcpStream, yes: bool) {
+    // It fails on sockets that are gone already, where it does not matter.
+    SockRef::from(socket).set_linger(yes.then_some(Duration::ZERO)).ok();
+}
+
+impl Future for Pump<'_> {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        self.poll_pump(cx)
+    }
+}
