@@ -4,7 +4,11 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::{ArgValueCompleter, Shell};
+
+use crate::commands::{act, add, doctor, edit, env, group, import, list, logs, remove, up, wait};
+use crate::complete;
+use crate::reference::ReferenceArgs;
 
 /// How long a connection waits for a pod unless told otherwise; the engine's own default, spelled for the help.
 const HOLD: &str = "30";
@@ -15,15 +19,17 @@ const HELP_WIDTH: usize = 100;
 /// Forwards Kubernetes ports to this machine. They stay up: through pod restarts, rollouts, sleep and network changes.
 #[derive(Debug, Parser)]
 #[command(name = "kftui", version, max_term_width = HELP_WIDTH, after_help = EXAMPLES, after_long_help = LONG_END)]
-#[command(
-    propagate_version = true,
-    infer_long_args = false,
-    subcommand_required = true,
-    arg_required_else_help = true
-)]
+#[command(propagate_version = true, infer_long_args = false, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) reference: ReferenceArgs,
+
+    /// Without a command: hold the forwards in this window instead of the background; they end with it
+    #[arg(long)]
+    pub(crate) embedded: bool,
 
     /// Log to stderr: -v what happens, -vv how, -vvv everything (or set KFTRAY_LOG, for example kftray_kube=debug)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -34,9 +40,12 @@ macro_rules! examples {
     () => {
         "\
 Examples:
+  kftui                                       the window: everything at a glance, by keys
   kftui demo                                  see it work: no cluster, no root, no network needed
-  kftui forward svc/web 8080:80               localhost:8080 to port 80 of the Service web
-  kftui forward svc/web 8080:80 svc/db 5432   several at once
+  kftui forward svc/web 8080:80               localhost:8080 to port 80 of the Service web, until Ctrl-C
+  kftui add svc/web 8080:80 --start           the same, kept and run in the background
+  kftui list                                  what there is, and how it stands
+  kftui up                                    the forwards of the project you are in (.kftray.yaml)
   kftui run team.json -- npm test             all forwards of a file, then a command that uses them"
     };
 }
@@ -48,9 +57,10 @@ Exit codes:
   0  ended cleanly, by Ctrl-C or SIGTERM too
   1  a fault of this program (demo: a request failed)
   2  the command line is not understood
-  3  an input file cannot be used: nothing in it can run
+  3  nothing in the input can be used, or it names what is not there
   4  a forward needs you before it can start: port in use, unknown context, login, permission
-  5  --ready-timeout passed before every forward was ready
+  5  the time was over before every forward was ready
+  6  the host, which runs stored forwards, cannot be reached or started
   with -- CMD: the command's own code (127 not found, 126 not executable, 128+N ended by signal N)"
     };
 }
@@ -63,9 +73,63 @@ pub(crate) enum Command {
     /// Forward local ports to Services, pods and workloads
     #[command(visible_alias = "port-forward", after_help = FORWARD_HELP)]
     Forward(ForwardArgs),
-    /// Run all forwards of JSON files, and a command that uses them
+    /// Run all forwards of files, or stored ones by name, and a command that uses them
     #[command(after_help = RUN_HELP)]
     Run(RunArgs),
+    /// List forwards
+    #[command(visible_alias = "ls", after_help = list::LIST_HELP)]
+    List(list::ListArgs),
+    /// Show what runs, by which pod, and what it carries
+    #[command(after_help = list::STATUS_HELP)]
+    Status(list::StatusArgs),
+    /// Start stored forwards; they run in the background
+    #[command(after_help = act::START_HELP)]
+    Start(act::StartArgs),
+    /// Stop forwards
+    #[command(after_help = act::STOP_HELP)]
+    Stop(act::StopArgs),
+    /// Stop and start forwards
+    #[command(after_help = act::RESTART_HELP)]
+    Restart(act::StartArgs),
+    /// Wait until forwards are ready
+    #[command(after_help = wait::WAIT_HELP)]
+    Wait(wait::WaitArgs),
+    /// Show what happened to forwards
+    #[command(after_help = logs::LOGS_HELP)]
+    Logs(logs::LogsArgs),
+    /// Add forwards
+    #[command(after_help = add::ADD_HELP)]
+    Add(add::AddArgs),
+    /// Change a forward in your editor
+    #[command(after_help = edit::EDIT_HELP)]
+    Edit(edit::EditArgs),
+    /// Remove forwards
+    #[command(visible_alias = "remove", after_help = remove::RM_HELP)]
+    Rm(remove::RmArgs),
+    /// Put forwards into groups
+    #[command(after_help = group::GROUP_HELP)]
+    Group(group::GroupArgs),
+    /// Import forwards from files and databases of kftray
+    #[command(after_help = import::IMPORT_HELP)]
+    Import(import::ImportArgs),
+    /// Export forwards
+    #[command(after_help = import::EXPORT_HELP)]
+    Export(import::ExportArgs),
+    /// Start the forwards of the project you are in
+    #[command(after_help = up::UP_HELP)]
+    Up(up::UpArgs),
+    /// Stop the forwards of the project you are in
+    #[command(after_help = up::DOWN_HELP)]
+    Down(up::DownArgs),
+    /// Print the addresses of running forwards as environment variables
+    #[command(after_help = env::ENV_HELP)]
+    Env(env::EnvArgs),
+    /// Find out what stands in the way of forwards
+    #[command(after_help = doctor::DOCTOR_HELP)]
+    Doctor(doctor::DoctorArgs),
+    /// The process that owns all forwards: run it, look at it, end it
+    #[command(after_help = crate::host::HOST_HELP)]
+    Host(crate::host::HostArgs),
     /// Show it on a web shop in a cluster inside this process, while pods are killed
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
@@ -75,6 +139,8 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print the JSON Schema of project files
+    Schema,
     /// Print the manual page
     #[command(after_help = "Examples:\n  kftui man | man -l -\n  kftui man forward > kftui-forward.1")]
     Man {
@@ -126,10 +192,11 @@ const RUN_HELP: &str = concat!(
     "\
 Examples:
   kftui run team.json
-  kftui run team.json mine.json -- npm test      the command runs when all are ready; ends with its code
+  kftui run team.json mine.yaml -- npm test      the command runs when all are ready; ends with its code
+  kftui run db web -- npm test                   stored forwards, for as long as the command runs
   generate | kftui run - --output json
 
-A file has one entry, a list of entries, or entries one after another:
+A file (JSON, YAML, TOML) has one entry, a list of entries, or entries one after another:
   [{\"alias\": \"db\", \"service\": \"postgres\", \"namespace\": \"shop\", \"local_port\": 5432, \"remote_port\": 5432}]
 
 The command finds KFTRAY_DB_HOST and KFTRAY_DB_PORT in its environment. An entry with a fault is
@@ -139,8 +206,10 @@ told with line, column and remedy; the others run.\n\n",
 
 #[derive(Debug, Args)]
 pub(crate) struct RunArgs {
-    /// JSON files; `-` is standard input
-    #[arg(value_name = "FILE", required = true, num_args = 1..)]
+    /// Files (JSON, YAML, TOML), `-` is standard input; or names of stored forwards
+    ///
+    /// A word with a dot, slash or `-`, or that is a file here, is a file; names run in the host, files in this process.
+    #[arg(value_name = "FILE|NAME", required = true, num_args = 1.., add = ArgValueCompleter::new(complete::runnable))]
     pub(crate) files: Vec<String>,
 
     #[command(flatten)]
@@ -154,8 +223,9 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+/// Where the far end is and where this machine listens.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct CommonArgs {
+pub(crate) struct PlaceArgs {
     /// Namespace; for `run`, of entries that name none [default: forward: the context's, run: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
@@ -171,6 +241,12 @@ pub(crate) struct CommonArgs {
     /// Local address to listen on, repeatable or comma-separated [default: localhost, that is 127.0.0.1 and ::1]
     #[arg(long, value_name = "ADDRESS", value_delimiter = ',')]
     pub(crate) address: Vec<String>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) place: PlaceArgs,
 
     /// What is printed: lines for people, or one JSON object per line for scripts
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -240,6 +316,8 @@ pub(crate) struct DemoArgs {
 }
 
 const COMPLETION_HELP: &str = "\
+Names of stored forwards, groups and tags complete as well.
+
 Examples:
   kftui completion bash > ~/.local/share/bash-completion/completions/kftui
   kftui completion zsh > \"${fpath[1]}/_kftui\"
@@ -314,10 +392,10 @@ mod tests {
         let words = ["kftui", "port-forward", "-n", "ns", "svc/web", "8080:80", "--address", "0.0.0.0,::1"];
         let cli =
             Cli::try_parse_from(words.into_iter().chain(["--pod-running-timeout=1m0s"])).expect("parses");
-        let Command::Forward(forward) = cli.command else { panic!("no forward") };
+        let Some(Command::Forward(forward)) = cli.command else { panic!("no forward") };
         assert_eq!(forward.words, ["svc/web", "8080:80"]);
-        assert_eq!(forward.common.address, ["0.0.0.0", "::1"]);
-        assert_eq!(forward.common.namespace.as_deref(), Some("ns"));
+        assert_eq!(forward.common.place.address, ["0.0.0.0", "::1"]);
+        assert_eq!(forward.common.place.namespace.as_deref(), Some("ns"));
         assert_eq!(forward.common.ready_timeout, Some(Duration::from_secs(60)));
     }
 
@@ -325,7 +403,7 @@ mod tests {
     fn words_and_flags_mix() {
         let words =
             ["kftui", "forward", "svc/a", "1:2", "--hold", "5", "svc/b", ":http", "--", "psql", "-h", "x"];
-        let Command::Forward(forward) = Cli::try_parse_from(words).expect("parses").command else {
+        let Some(Command::Forward(forward)) = Cli::try_parse_from(words).expect("parses").command else {
             panic!("no forward")
         };
         assert_eq!(forward.words, ["svc/a", "1:2", "svc/b", ":http"]);

@@ -2,11 +2,13 @@
 
 use std::io::{self, Write as _};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::CommandFactory as _;
 use clap_complete::Shell;
+use clap_complete::env::Shells;
 
 use crate::cli::Cli;
+use crate::complete;
 use crate::exit::Exit;
 
 /// Writes to standard output; a reader that has gone away is no fault.
@@ -23,10 +25,13 @@ pub(crate) fn complain(line: &str) {
     drop(writeln!(io::stderr(), "{line}"));
 }
 
-/// The completion script of a shell.
+/// The completion script of a shell: it asks this program, which knows the stored forwards.
 pub(crate) fn completion(shell: Shell) -> Result<Exit> {
+    let shells = Shells::builtins();
+    let name = shell.to_string();
+    let completer = shells.completer(&name).with_context(|| format!("there is no completion for {name}"))?;
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "kftui", &mut script);
+    completer.write_registration(complete::VARIABLE, "kftui", "kftui", "kftui", &mut script)?;
     print(&script)
 }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use kftray_commons::{Code, Cure};
+
 /// The end of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -9,14 +11,48 @@ pub(crate) enum Exit {
     Clean,
     /// A fault of this program, or a demo in which a request failed.
     Failed,
-    /// Nothing in the input can run.
+    /// The command line is not understood.
+    Usage,
+    /// Nothing in the input can be used, or it names what is not there.
     BadInput,
     /// A forward needs the user before it can start.
     NeedsUser,
-    /// `--ready-timeout` passed.
+    /// A time limit passed before everything was ready.
     NotReady,
+    /// The host cannot be reached or started.
+    HostUnreachable,
     /// As the command after `--` ended.
     Command(u8),
+}
+
+impl Exit {
+    /// What a refusal of the host, or on the way to it, ends a command with.
+    pub(crate) fn of(code: Code) -> Self {
+        match code {
+            Code::HostUnreachable
+            | Code::HostEnding
+            | Code::VersionMismatch
+            | Code::PeerRefused
+            | Code::TooManyClients
+            | Code::StoreFailed => Self::HostUnreachable,
+            Code::SpecInvalid
+            | Code::RequestInvalid
+            | Code::RequestTooLarge
+            | Code::NotFound
+            | Code::Conflict
+            | Code::Unsupported => Self::BadInput,
+            Code::Internal | Code::Unknown => Self::Failed,
+            other if is_of_the_store(other) => Self::HostUnreachable,
+            other if other.cure() == Cure::User => Self::NeedsUser,
+            _ => Self::Failed,
+        }
+    }
+}
+
+/// A host without its store serves nobody.
+fn is_of_the_store(code: Code) -> bool {
+    let text = code.as_str();
+    text.starts_with("store_") || text.starts_with("directory_")
 }
 
 impl From<Exit> for ExitCode {
@@ -24,11 +60,27 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Clean => 0,
             Exit::Failed => 1,
-            // 2 is clap's own, for the command line.
+            // Also clap's own.
+            Exit::Usage => 2,
             Exit::BadInput => 3,
             Exit::NeedsUser => 4,
             Exit::NotReady => 5,
+            Exit::HostUnreachable => 6,
             Exit::Command(code) => code,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals() {
+        assert_eq!(Exit::of(Code::HostUnreachable), Exit::HostUnreachable);
+        assert_eq!(Exit::of(Code::StoreFailed), Exit::HostUnreachable);
+        assert_eq!(Exit::of(Code::NotFound), Exit::BadInput);
+        assert_eq!(Exit::of(Code::ContextMissing), Exit::NeedsUser);
+        assert_eq!(Exit::of(Code::ClusterUnreachable), Exit::Failed);
     }
 }

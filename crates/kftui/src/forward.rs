@@ -4,7 +4,7 @@ use anyhow::Result;
 use kftray_commons::spec::Listen;
 use kftray_commons::{ClusterRef, ContextRef, ForwardId, ForwardSpec, Workload};
 
-use crate::cli::{CommonArgs, ForwardArgs};
+use crate::cli::{ForwardArgs, PlaceArgs};
 use crate::exit::Exit;
 use crate::session::{self, Item, Rules};
 use crate::signals::Signals;
@@ -13,8 +13,13 @@ use crate::{render, stack};
 
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
-    let wanted = target::parse(&args.words).map_err(|fault| fault.to_string())?;
-    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, &args.common));
+    specs_of(&args.words, &args.common.place)
+}
+
+/// The same for the words and places of any command.
+pub(crate) fn specs_of(words: &[String], place: &PlaceArgs) -> Result<Vec<ForwardSpec>, String> {
+    let wanted = target::parse(words).map_err(|fault| fault.to_string())?;
+    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, place));
     let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     for spec in &specs {
         if let Some(fault) = spec.check().into_iter().next() {
@@ -30,31 +35,31 @@ pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
     Ok(specs)
 }
 
-fn spec(wanted: Wanted, number: u64, common: &CommonArgs) -> Result<ForwardSpec, String> {
+fn spec(wanted: Wanted, number: u64, place: &PlaceArgs) -> Result<ForwardSpec, String> {
     let workload = Workload::of(wanted.object, wanted.remote);
     let workload = workload.ok_or("the port of a host is a number from 1 to 65535")?;
     let mut spec = ForwardSpec::new(ForwardId(number), workload);
-    spec.cluster = cluster(common);
-    spec.namespace.clone_from(&common.namespace);
-    spec.listen = Listen { hosts: hosts(common), port: wanted.local, auto_loopback: false };
+    spec.cluster = cluster(place);
+    spec.namespace.clone_from(&place.namespace);
+    spec.listen = Listen { hosts: hosts(place), port: wanted.local, auto_loopback: false };
     Ok(spec)
 }
 
 /// The cluster that the flags name.
-pub(crate) fn cluster(common: &CommonArgs) -> ClusterRef {
-    let context = match common.context.as_deref() {
+pub(crate) fn cluster(place: &PlaceArgs) -> ClusterRef {
+    let context = match place.context.as_deref() {
         None | Some("@current") => ContextRef::Current,
         Some(name) => ContextRef::Named(name.to_owned()),
     };
-    ClusterRef { kubeconfig: common.kubeconfig.clone(), context }
+    ClusterRef { kubeconfig: place.kubeconfig.clone(), context }
 }
 
 /// Where the flags say to listen.
-pub(crate) fn hosts(common: &CommonArgs) -> Vec<String> {
-    if common.address.is_empty() {
+pub(crate) fn hosts(place: &PlaceArgs) -> Vec<String> {
+    if place.address.is_empty() {
         return vec![Listen::DEFAULT_HOST.to_owned()];
     }
-    common.address.iter().map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect()
+    place.address.iter().map(|host| host.trim().trim_matches(['[', ']']).to_owned()).collect()
 }
 
 /// Runs them.

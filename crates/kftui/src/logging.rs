@@ -1,35 +1,69 @@
 //! The log: to standard error, silent unless something is broken or somebody asks.
 
+use std::fs::{File, OpenOptions};
 use std::io::IsTerminal as _;
+use std::sync::Mutex;
 
+use anyhow::{Context as _, Result};
+use kftray_commons::store::Directory;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::reference::ReferenceArgs;
 use crate::render::colours_on;
 
 /// Sets the filter: `RUST_LOG`'s syntax under a name of our own, so that another program's setting does not flood this
 /// one.
-const VARIABLE: &str = "KFTRAY_LOG";
+pub(crate) const VARIABLE: &str = "KFTRAY_LOG";
 
-/// Starts the log. `verbose` counts the `-v`.
-pub(crate) fn start(verbose: u8) {
+/// Name of the log file that `--logs-to-file` writes, in the configuration directory.
+const FILE: &str = "kftui.log";
+
+/// Starts the log. `verbose` counts the `-v`. While a `window` has the terminal, a line in between would tear it: then the
+/// log goes to the file, too.
+///
+/// # Errors
+/// The log file cannot be opened.
+pub(crate) fn start(verbose: u8, flags: &ReferenceArgs, window: bool) -> Result<()> {
     let ours = |level: &str| {
-        format!("error,kftui={level},kftray_portforward={level},kftray_kube={level},kftray_testkit={level}")
+        format!(
+            "error,kftui={level},kftray_client={level},kftray_host={level},kftray_portforward={level},kftray_kube={level},kftray_testkit={level}"
+        )
     };
-    let asked = match verbose {
+    let asked = match (verbose, &flags.log_level) {
+        (0, Some(level)) => match level.to_ascii_lowercase().as_str() {
+            "off" => "off".to_owned(),
+            level => ours(level),
+        },
         // The demo's cluster complains when it is taken down, and nobody asked about it.
-        0 => "error,kftray_testkit=off".to_owned(),
-        1 => ours("info"),
-        2 => ours("debug"),
+        (0, None) => "error,kftray_testkit=off".to_owned(),
+        (1, _) => ours("info"),
+        (2, _) => ours("debug"),
         _ => "trace".to_owned(),
     };
-    let from_environment = std::env::var(VARIABLE).ok().filter(|text| verbose == 0 && !text.is_empty());
+    let silent = verbose == 0 && flags.log_level.is_none();
+    let from_environment = std::env::var(VARIABLE).ok().filter(|text| silent && !text.is_empty());
     let filter = EnvFilter::builder()
         .with_default_directive(LevelFilter::ERROR.into())
         .parse_lossy(from_environment.unwrap_or(asked));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(colours_on(std::io::stderr().is_terminal()))
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter);
+    if flags.logs_to_file || (window && std::io::stderr().is_terminal()) {
+        let file = open()?;
+        log.with_writer(Mutex::new(file)).with_ansi(false).init();
+    } else {
+        log.with_writer(std::io::stderr).with_ansi(colours_on(std::io::stderr().is_terminal())).init();
+    }
+    Ok(())
+}
+
+/// The log file, for nobody else to read: it may name hosts and users.
+fn open() -> Result<File> {
+    let directory = Directory::of_process()?;
+    directory.prepare()?;
+    let path = directory.path().join(FILE);
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(&path).with_context(|| format!("the log {} cannot be opened", path.display()))
 }

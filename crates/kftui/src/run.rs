@@ -2,21 +2,53 @@
 
 use std::collections::HashMap;
 use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::Result;
 use kftray_commons::border::{self, Defaults, Import};
 use kftray_commons::spec::{LocalPort, Protocol};
 use kftray_commons::{Code, Event, ForwardSpec, Problem, Workload};
 
-use crate::cli::{CommonArgs, RunArgs};
+use crate::cli::{PlaceArgs, RunArgs};
 use crate::exit::Exit;
+use crate::project::{self, Format};
 use crate::render::Screen;
 use crate::session::{self, Rules};
 use crate::signals::Signals;
-use crate::{forward, render, stack};
+use crate::{forward, render, shown, stack};
 
 /// The name of standard input on the command line and in events.
 const STANDARD_INPUT: &str = "-";
+
+/// What the words of `kftui run` are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Files, run in this process.
+    Files,
+    /// Stored forwards, run in the host.
+    Names,
+}
+
+/// Tells files from names. The error is for the person who mixed them.
+pub(crate) fn kind(words: &[String]) -> Result<Kind, String> {
+    let (files, names): (Vec<_>, Vec<_>) = words.iter().partition(|word| is_file(word));
+    match (files.first(), names.first()) {
+        (Some(file), Some(name)) => Err(format!(
+            "`{file}` is a file and `{name}` is none: run files or stored forwards, one of them at a time"
+        )),
+        (Some(_), None) | (None, None) => Ok(Kind::Files),
+        (None, Some(_)) => Ok(Kind::Names),
+    }
+}
+
+/// Names of forwards may hold slashes and dots (`svc/web:80`): what looks like a file by its ending is one, there or not.
+fn is_file(word: &str) -> bool {
+    let path = Path::new(word);
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    word == STANDARD_INPUT
+        || matches!(ending.as_deref(), Some("json" | "yaml" | "yml" | "toml"))
+        || path.exists()
+}
 
 /// What the files held.
 #[derive(Debug, Default)]
@@ -56,19 +88,22 @@ fn nothing_to_run(screen: &mut dyn Screen) -> Result<Exit> {
 }
 
 fn gather(args: &RunArgs) -> Gathered {
-    let defaults = defaults(&args.common);
+    let defaults = defaults(&args.common.place);
     let mut gathered = Gathered::default();
     let mut ports = Ports::default();
     for source in &args.files {
         match read(source) {
-            Ok(text) => gathered.add(source, border::import(&text, &defaults), &mut ports),
+            Ok(text) => {
+                let format = Format::of(Path::new(source));
+                gathered.add(source, project::read(&text, format, &defaults), &mut ports);
+            }
             Err(problem) => gathered.events.push(invalid(source, 0, None, problem)),
         }
     }
     gathered
 }
 
-fn defaults(common: &CommonArgs) -> Defaults {
+fn defaults(common: &PlaceArgs) -> Defaults {
     let usual = Defaults::default();
     Defaults {
         namespace: common.namespace.clone().unwrap_or(usual.namespace),
@@ -87,7 +122,7 @@ fn read(source: &str) -> Result<String, Problem> {
     };
     let failed = |message: String| {
         Problem::new(Code::SpecInvalid, message)
-            .with_remedy("Name a JSON file that can be read, or - for standard input.")
+            .with_remedy("Name a JSON, YAML or TOML file that can be read, or - for standard input.")
     };
     let bytes = bytes.map_err(|error| failed(format!("cannot be read: {error}")))?;
     String::from_utf8(bytes).map_err(|error| {
@@ -170,9 +205,26 @@ fn not_served_yet_of(spec: &ForwardSpec) -> Vec<&'static str> {
 
 /// Local ports that entries before have taken, so that a clash is told as one, and not as a strange program's.
 #[derive(Debug, Default)]
-struct Ports(HashMap<(String, u16), String>);
+pub(crate) struct Ports(HashMap<(String, u16), String>);
 
 impl Ports {
+    /// The spec if this process can run it; else why not is told.
+    pub(crate) fn take(&mut self, source: &str, spec: ForwardSpec) -> Option<ForwardSpec> {
+        let number = usize::try_from(spec.id.0).unwrap_or_default();
+        match not_served(&spec).or_else(|| self.taken(source, number, &spec)) {
+            Some(problem) => {
+                shown::trouble(&format!("{source}: {}", spec.label()), &problem);
+                None
+            }
+            None => {
+                for message in not_served_yet_of(&spec) {
+                    shown::aside(&format!("{source}: {}: {message}", spec.label()));
+                }
+                Some(spec)
+            }
+        }
+    }
+
     fn taken(&mut self, source: &str, entry: usize, spec: &ForwardSpec) -> Option<Problem> {
         let LocalPort::Fixed(port) = spec.listen.port else { return None };
         let who = format!("entry {entry} of {source} ({})", spec.label());

@@ -50,26 +50,38 @@ pub(crate) struct Rules {
 }
 
 /// Gives forwards names that are unique: the alias, else target and port; and so for the variables.
-pub(crate) fn items(specs: Vec<ForwardSpec>) -> Vec<Item> {
-    let mut labels = HashMap::new();
-    let mut variables = HashMap::new();
-    let unique = |taken: &mut HashMap<String, u32>, name: String, mark: &str| {
-        let count = taken.entry(name.clone()).or_default();
-        *count += 1;
-        if *count == 1 { name } else { format!("{name}{mark}{count}") }
-    };
-    let named = |spec: ForwardSpec| {
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    labels: HashMap<String, u32>,
+    variables: HashMap<String, u32>,
+}
+
+impl Names {
+    pub(crate) fn item(&mut self, spec: ForwardSpec) -> Item {
+        let unique = |taken: &mut HashMap<String, u32>, name: String, mark: &str| {
+            let count = taken.entry(name.clone()).or_default();
+            *count += 1;
+            if *count == 1 { name } else { format!("{name}{mark}{count}") }
+        };
         let plain =
             spec.alias.clone().or_else(|| spec.workload.object().map(|(object, _)| object.name().to_owned()));
         let variable = child::variable(&plain.unwrap_or_else(|| spec.label()));
         Item {
-            label: unique(&mut labels, spec.label(), "#"),
-            variable: unique(&mut variables, variable, "_"),
+            label: unique(&mut self.labels, spec.label(), "#"),
+            variable: unique(&mut self.variables, variable, "_"),
             spec,
         }
-    };
-    specs.into_iter().map(named).collect()
+    }
 }
+
+/// Names a run's forwards.
+pub(crate) fn items(specs: Vec<ForwardSpec>) -> Vec<Item> {
+    let mut names = Names::default();
+    specs.into_iter().map(|spec| names.item(spec)).collect()
+}
+
+/// Forwards that come to a run later.
+pub(crate) type More = BoxStream<'static, Item>;
 
 /// Runs forwards until somebody or something ends it.
 pub(crate) async fn run(
@@ -79,7 +91,19 @@ pub(crate) async fn run(
     screen: &mut dyn Screen,
     signals: &mut Signals,
 ) -> Result<Exit> {
-    let mut session = Session::start(engine, items, rules, screen);
+    run_with(engine, items, futures::stream::pending().boxed(), rules, screen, signals).await
+}
+
+/// The same; `more` are started as they come.
+pub(crate) async fn run_with(
+    engine: &Engine,
+    items: Vec<Item>,
+    more: More,
+    rules: &Rules,
+    screen: &mut dyn Screen,
+    signals: &mut Signals,
+) -> Result<Exit> {
+    let mut session = Session::start(engine, items, more, rules, screen);
     let ended = session.until_the_end(signals).await;
     session.screen.waiting(None);
     // Whatever happened, nothing is left running; a second Ctrl-C does not even wait for that.
@@ -123,6 +147,7 @@ struct Session<'a> {
     engine: &'a Engine,
     running: Vec<Running>,
     happenings: SelectAll<BoxStream<'static, (usize, Happening)>>,
+    more: More,
     rules: &'a Rules,
     screen: &'a mut dyn Screen,
     all_ready: bool,
@@ -130,25 +155,36 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn start(engine: &'a Engine, items: Vec<Item>, rules: &'a Rules, screen: &'a mut dyn Screen) -> Self {
-        let mut happenings = SelectAll::new();
-        let mut running = Vec::new();
+    fn start(
+        engine: &'a Engine,
+        items: Vec<Item>,
+        more: More,
+        rules: &'a Rules,
+        screen: &'a mut dyn Screen,
+    ) -> Self {
+        let (running, happenings) = (Vec::new(), SelectAll::new());
+        let mut session =
+            Self { engine, running, happenings, more, rules, screen, all_ready: false, child: None };
         for item in items {
-            let forward = engine.start(Config::of(&item.spec, item.label.clone(), rules.hold));
-            happenings.push(stream(running.len(), &forward));
-            running.push(Running {
-                waits_for: Some("opening the local port".to_owned()),
-                item,
-                forward,
-                announced: false,
-                early: VecDeque::new(),
-                was_ready: false,
-                given_up: false,
-            });
+            session.add(item);
         }
-        let mut session = Self { engine, running, happenings, rules, screen, all_ready: false, child: None };
         session.show_waiting();
         session
+    }
+
+    fn add(&mut self, item: Item) {
+        let Some(config) = config(&item, self.rules) else { return };
+        let forward = self.engine.start(config);
+        self.happenings.push(stream(self.running.len(), &forward));
+        self.running.push(Running {
+            waits_for: Some("opening the local port".to_owned()),
+            item,
+            forward,
+            announced: false,
+            early: VecDeque::new(),
+            was_ready: false,
+            given_up: false,
+        });
     }
 
     async fn until_the_end(&mut self, signals: &mut Signals) -> io::Result<Exit> {
@@ -186,6 +222,10 @@ impl<'a> Session<'a> {
                 status = child_end => {
                     self.child = None;
                     return Ok(Exit::Command(child::code(status?)));
+                }
+                Some(item) = self.more.next() => {
+                    self.add(item);
+                    self.show_waiting();
                 }
                 Some((index, happening)) = self.happenings.next() => {
                     if let Some(exit) = self.happened(index, happening)? {
@@ -318,6 +358,7 @@ impl<'a> Session<'a> {
     }
 
     fn maybe_all_ready(&mut self) -> io::Result<Option<Exit>> {
+        // The command is started once, with those that were there.
         if self.all_ready || !self.running.iter().all(|one| one.was_ready) {
             return Ok(None);
         }

@@ -9,11 +9,12 @@ use std::io::{self, IsTerminal as _};
 
 use kftray_commons::Event;
 
+pub(crate) use progress::Progress;
 pub(crate) use style::{Paint, colours_on};
+pub(crate) use text::bytes;
 
 use crate::cli::Output;
 use json::JsonScreen;
-use progress::Progress;
 use text::TextScreen;
 
 /// Where events go.

@@ -1,6 +1,7 @@
 //! The line that moves while something is waited for. Only on a terminal, on standard error, so that what is printed
 //! stays clean.
 
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -15,18 +16,25 @@ const MARGIN: usize = 16;
 /// Where the terminal does not tell its width.
 const USUAL_WIDTH: usize = 80;
 
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: Option<ProgressBar>,
+    /// Nobody looks: nothing is drawn.
+    hidden: bool,
 }
 
 impl Progress {
     pub(super) fn new() -> Self {
-        Self { bar: None }
+        Self { bar: None, hidden: false }
+    }
+
+    /// One that draws only where standard error is a terminal.
+    pub(crate) fn on_terminal() -> Self {
+        Self { bar: None, hidden: !std::io::stderr().is_terminal() }
     }
 
     /// Shows what is waited for, or takes the line away.
-    pub(super) fn set(&mut self, for_what: Option<String>) {
-        let Some(for_what) = for_what else {
+    pub(crate) fn set(&mut self, for_what: Option<String>) {
+        let Some(for_what) = for_what.filter(|_| !self.hidden) else {
             if let Some(bar) = self.bar.take() {
                 bar.finish_and_clear();
             }
