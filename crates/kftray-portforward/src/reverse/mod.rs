@@ -4,11 +4,14 @@
 //! caller -> (Service, Ingress) -> relay == tunnel == publication --Inbound--> [this task] -> caller's task -> program
 //! ```
 //!
-//! What is carried is bytes. Where it is HTTP/1, the heads of requests are looked at on the way: to tell the
+//! What is carried is bytes. Where it is HTTP/1, the heads of requests are looked at on the way ([`http`]): to tell the
 //! program who calls, to turn callers away who may not call, and to tell people what is going on.
 
 mod caller;
+mod http;
+mod local;
 mod phase;
+mod pump;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -34,12 +37,14 @@ const CALLERS: usize = 1_000;
 pub(crate) struct Shared {
     pub(crate) about: Arc<About>,
     pub(crate) config: ExposeConfig,
+    rules: http::Rules,
 }
 
 /// Runs an expose from its start to the end of its last caller.
 pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, config: ExposeConfig) {
     let open_for = config.offer.expose.access.expires_after.map(Duration::from_secs);
-    let shared = Arc::new(Shared { about: Arc::clone(&about), config });
+    let rules = http::Rules::of(&config.offer);
+    let shared = Arc::new(Shared { about: Arc::clone(&about), config, rules });
     let mut expose = Expose {
         publication: None,
         phases: Phases::new(open_for, Instant::now().into_std()),
