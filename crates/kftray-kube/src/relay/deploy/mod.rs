@@ -222,6 +222,27 @@ impl Deploy {
     }
 }
 
+/// The Job of a relay on demand as YAML, for whoever wants to see or to vet it. Its nonce is a new one, so it is nobody's.
+///
+/// # Errors
+/// [`Code::SpecInvalid`] for settings that cannot be.
+pub fn job_manifest(options: &RelayOptions, namespace: &str) -> Result<String, Problem> {
+    let spec = options.settings.resolve()?;
+    let identity = Identity {
+        key: options.key.clone(),
+        owner: options.owner.clone(),
+        created_by: options.created_by.clone(),
+    };
+    let wanted = manifest::Wanted {
+        spec: &spec,
+        identity: &identity,
+        server: "",
+        namespace,
+        purpose: &manifest::Use::Forwards,
+    };
+    Ok(yaml::to_yaml(&wanted.job(&key::nonce())))
+}
+
 impl Relays for Deploy {
     fn follow(
         &self,
@@ -353,7 +374,8 @@ impl Following {
                 // What was known of another cluster is void.
                 publish(&self.out, RelayState::Pending);
                 let (_, namespace, need) = &self.key;
-                let namespace = namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
+                let namespace =
+                    namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
                 return Some(Life::new(cluster, &namespace, need.clone(), self.shared.clone()));
             }
         }

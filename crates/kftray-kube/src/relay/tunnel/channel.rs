@@ -123,9 +123,7 @@ impl Channel for RelayChannel {
                     let problem = explain::refusal(&self.target, &refusal);
                     Err(ChannelError { problem, delivery: Delivery::Nothing })
                 }
-                Next::CutOff => {
-                    Err(ChannelError { problem: self.cut_off(), delivery: Delivery::Unknown })
-                }
+                Next::CutOff => Err(ChannelError { problem: self.cut_off(), delivery: Delivery::Unknown }),
             });
         }
     }

@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use kftray_commons::{Code, Problem};
-use kftray_portforward::ports::{
-    Channel, Condition, Delivery, Dial, DialError, Endpoint, Route,
-};
+use kftray_portforward::ports::{Channel, Condition, Delivery, Dial, DialError, Endpoint, Route};
 use kftray_relay_proto::handshake::ClientHandshake;
 use kftray_relay_proto::hello::{ClientHello, Purpose, ServerHello};
 use kftray_relay_proto::version::SUPPORTED;
@@ -31,12 +29,8 @@ pub(super) async fn connect(
     client: &str,
 ) -> Result<Start, DialError> {
     let name = format!("{}/{}", relay.namespace, relay.pod);
-    let hello = ClientHello {
-        versions: SUPPORTED,
-        token: relay.token.clone(),
-        client: client.to_owned(),
-        purpose,
-    };
+    let hello =
+        ClientHello { versions: SUPPORTED, token: relay.token.clone(), client: client.to_owned(), purpose };
     let mut out = BytesMut::new();
     let handshake = ClientHandshake::new(&hello, &mut out);
     let begin = Instant::now();

@@ -15,21 +15,20 @@ pub(super) fn refusal(target: &str, refusal: &Refusal) -> Problem {
             Problem::new(Code::HostNotFound, told(format!("the cluster knows no host {target}"), said))
         }
         RefusalKind::Refused => {
-            Problem::new(Code::RemoteRefused, told(format!("nothing listens on {target}"), said))
-                .with_remedy("Check that the program runs and listens on that port, not only on its loopback.")
+            Problem::new(Code::RemoteRefused, told(format!("nothing listens on {target}"), said)).with_remedy(
+                "Check that the program runs and listens on that port, not only on its loopback.",
+            )
         }
-        RefusalKind::TimedOut => Problem::new(
-            Code::HostTimedOut,
-            told(format!("{target} did not answer the relay in time"), said),
-        ),
+        RefusalKind::TimedOut => {
+            Problem::new(Code::HostTimedOut, told(format!("{target} did not answer the relay in time"), said))
+        }
         RefusalKind::Unreachable => Problem::new(
             Code::HostUnreachable,
             told(format!("no way leads from the relay to {target}"), said),
         ),
-        RefusalKind::TooLarge => Problem::new(
-            Code::SpecInvalid,
-            told(format!("{target} is more than the relay takes"), said),
-        ),
+        RefusalKind::TooLarge => {
+            Problem::new(Code::SpecInvalid, told(format!("{target} is more than the relay takes"), said))
+        }
         RefusalKind::Busy => {
             Problem::new(Code::Overloaded, told(format!("the relay is too busy for {target}"), said))
         }
@@ -55,8 +54,9 @@ pub(super) fn refusal(target: &str, refusal: &Refusal) -> Problem {
 pub(super) fn broken(target: &str, kind: EndKind, said: &str) -> Problem {
     match kind {
         EndKind::Refused => {
-            Problem::new(Code::RemoteRefused, told(format!("nothing listens on {target}"), said))
-                .with_remedy("Check that the program runs and listens on that port, not only on its loopback.")
+            Problem::new(Code::RemoteRefused, told(format!("nothing listens on {target}"), said)).with_remedy(
+                "Check that the program runs and listens on that port, not only on its loopback.",
+            )
         }
         EndKind::Unreachable => Problem::new(
             Code::HostUnreachable,
@@ -79,9 +79,7 @@ pub(super) fn broken(target: &str, kind: EndKind, said: &str) -> Problem {
         | EndKind::TakenOver
         | EndKind::Internal
         | EndKind::Unknown(_)
-        | _ => {
-            Problem::new(Code::ConnectionLost, told(format!("{target} has reset the connection"), said))
-        }
+        | _ => Problem::new(Code::ConnectionLost, told(format!("{target} has reset the connection"), said)),
     }
 }
 

@@ -9,9 +9,7 @@ use bytes::BytesMut;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use kftray_commons::{Code, Problem};
-use kftray_portforward::ports::{
-    DialError, Inbound, Offer, Publication, PublicationState,
-};
+use kftray_portforward::ports::{DialError, Inbound, Offer, Publication, PublicationState};
 use kftray_relay_proto::hello::Purpose;
 use kftray_relay_proto::open::{Listen, Mode, Open, Reply};
 use kftray_relay_proto::reason::EndKind;
@@ -290,10 +288,7 @@ impl Publisher {
 async fn moved(relay: &mut watch::Receiver<RelayState>, known: &RelayState) -> bool {
     let uid = |state: &RelayState| match state {
         RelayState::Up(pods) => pods.first().map(|pod| Arc::clone(&pod.uid)),
-        RelayState::Pending
-        | RelayState::Absent
-        | RelayState::Starting(_)
-        | RelayState::Failed(_) => None,
+        RelayState::Pending | RelayState::Absent | RelayState::Starting(_) | RelayState::Failed(_) => None,
     };
     let known_uid = uid(known);
     let differs = |state: &RelayState| match uid(state) {

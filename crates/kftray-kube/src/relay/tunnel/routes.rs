@@ -130,10 +130,9 @@ impl Follower {
         };
         loop {
             let next = match &*relay.borrow_and_update() {
-                RelayState::Up(pods) if is_on(pods, cluster) => Resolution::Endpoints {
-                    endpoints: Arc::from([endpoint.clone()]),
-                    why_none: None,
-                },
+                RelayState::Up(pods) if is_on(pods, cluster) => {
+                    Resolution::Endpoints { endpoints: Arc::from([endpoint.clone()]), why_none: None }
+                }
                 state => not_up(state),
             };
             self.publish(next);
@@ -173,7 +172,11 @@ impl Follower {
             let is_up = up(&relay.borrow_and_update());
             let news = relay.clone();
             let work = async {
-                if is_up { self.object(cluster, news).await } else { self.direct().await }
+                if is_up {
+                    self.object(cluster, news).await
+                } else {
+                    self.direct().await
+                }
                 pending::<()>().await;
             };
             tokio::select! {

@@ -9,9 +9,7 @@ use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use kftray_commons::{Code, Problem};
-use kftray_portforward::ports::{
-    Channel, ClusterId, DatagramChannel, Dial, DialError, Endpoint, Warm,
-};
+use kftray_portforward::ports::{Channel, ClusterId, DatagramChannel, Dial, DialError, Endpoint, Warm};
 use kftray_relay_proto::hello::Purpose;
 use kftray_relay_proto::open::{Open, Policy, Target};
 use kftray_relay_proto::record::{Decoder, Record};

@@ -37,7 +37,9 @@ async fn up(publication: &dyn Publication) {
 }
 
 async fn accept(publication: &mut dyn Publication) -> Inbound {
-    timeout(PATIENCE, std::future::poll_fn(|cx| publication.poll_accept(cx))).await.expect("a caller within 30 s")
+    timeout(PATIENCE, std::future::poll_fn(|cx| publication.poll_accept(cx)))
+        .await
+        .expect("a caller within 30 s")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

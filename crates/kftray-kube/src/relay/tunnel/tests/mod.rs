@@ -303,7 +303,9 @@ async fn recv(channel: &mut dyn Channel) -> Result<Option<Bytes>, ChannelError> 
 }
 
 async fn send(channel: &mut dyn Channel, bytes: &[u8]) -> Result<(), ChannelError> {
-    timeout(PATIENCE, std::future::poll_fn(|cx| channel.poll_send_ready(cx))).await.expect("room within 30 s")?;
+    timeout(PATIENCE, std::future::poll_fn(|cx| channel.poll_send_ready(cx)))
+        .await
+        .expect("room within 30 s")?;
     channel.send(Bytes::copy_from_slice(bytes));
     Ok(())
 }
@@ -311,7 +313,9 @@ async fn send(channel: &mut dyn Channel, bytes: &[u8]) -> Result<(), ChannelErro
 async fn take(channel: &mut dyn Channel, length: usize) -> Result<Vec<u8>, ChannelError> {
     let mut bytes = Vec::new();
     while bytes.len() < length {
-        let Some(piece) = recv(channel).await? else { panic!("ended after {} of {length} bytes", bytes.len()) };
+        let Some(piece) = recv(channel).await? else {
+            panic!("ended after {} of {length} bytes", bytes.len())
+        };
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)

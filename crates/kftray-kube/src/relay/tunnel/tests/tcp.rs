@@ -59,9 +59,8 @@ async fn sixty_four_mebibytes_each_way_arrive_as_they_were() {
 async fn a_client_that_does_not_read_holds_up_nobody_else() {
     let mut rig = Rig::new().await;
     let echo = rig.echo().await;
-    let flood = rig
-        .serve(|mut stream| async move { while stream.write_all(&[7; 65536]).await.is_ok() {} })
-        .await;
+    let flood =
+        rig.serve(|mut stream| async move { while stream.write_all(&[7; 65536]).await.is_ok() {} }).await;
     let mut stalled = Vec::new();
     for _ in 0..8 {
         let mut channel = rig.dial(HOST, flood, b"").await.unwrap();
@@ -206,10 +205,15 @@ async fn a_relay_on_its_way_is_told() {
     let problem = Problem::new(Code::RelayStarting, "waiting for the relay: pulling image");
     rig.relays.state.send_replace(RelayState::Starting(problem.clone()));
     let mut following = rig.routes.follow(&rig.wanted(Protocol::Tcp, 80));
-    let told = timeout(PATIENCE, following.wait_for(|known| match known {
-        Resolution::Endpoints { endpoints, why_none } => endpoints.is_empty() && *why_none == Some(problem.clone()),
-        Resolution::Pending | Resolution::Failed(_) => false,
-    }));
+    let told = timeout(
+        PATIENCE,
+        following.wait_for(|known| match known {
+            Resolution::Endpoints { endpoints, why_none } => {
+                endpoints.is_empty() && *why_none == Some(problem.clone())
+            }
+            Resolution::Pending | Resolution::Failed(_) => false,
+        }),
+    );
     told.await.unwrap().unwrap();
     rig.relays.state.send_replace(up);
     let endpoint = ready(&mut following).await;

@@ -81,7 +81,11 @@ async fn flows_do_not_mix_and_what_is_lost_is_counted() {
         back += seen;
         dropped += lost;
     }
-    assert!(back + dropped >= FLOWS * EACH, "{back} came back and {dropped} were counted of {}", FLOWS * EACH);
+    assert!(
+        back + dropped >= FLOWS * EACH,
+        "{back} came back and {dropped} were counted of {}",
+        FLOWS * EACH
+    );
     assert!(back > FLOWS * EACH * 9 / 10, "{back} of {}", FLOWS * EACH);
     assert_eq!(rig.carriers.load(Ordering::SeqCst), 1, "one carrier for UDP");
 }
