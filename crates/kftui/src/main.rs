@@ -7,6 +7,8 @@ mod documents;
 mod exit;
 mod forward;
 mod logging;
+mod rbac;
+mod relay;
 mod render;
 mod run;
 mod session;
@@ -51,6 +53,8 @@ fn dispatch(command: Command) -> Result<Exit> {
         },
         Command::Run(args) => on_runtime(run::run(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Relay(command) => on_runtime(relay::run(command)),
+        Command::Rbac(command) => rbac::run(command),
         Command::Completion { shell } => documents::completion(shell),
         Command::Man { command } => match documents::man(command.as_deref()) {
             Some(page) => documents::print(&page?),
