@@ -4,5 +4,6 @@ mod expose;
 mod lifecycle;
 mod rollout;
 mod sim;
+mod stage;
 mod traffic;
 mod udp;

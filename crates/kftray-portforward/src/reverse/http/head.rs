@@ -129,6 +129,8 @@ pub(super) fn answer(bytes: &[u8]) -> Read<Answer> {
 
 /// Whether the first line is that of an HTTP/1 request.
 fn says_http(bytes: &[u8]) -> bool {
+    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let bytes = bytes.get(begin..).unwrap_or_default();
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     line.len() < bytes.len() && (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"))
@@ -358,9 +360,12 @@ mod tests {
         ] {
             assert!(matches!(request(other), Read::Other), "{other:?}");
         }
-        for bad in
-            ["GET / HTTP/1.1\r\nA B: c\r\n\r\n", "GET / x HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n: x\r\n"]
-        {
+        for bad in [
+            "GET / HTTP/1.1\r\nA B: c\r\n\r\n",
+            "GET / x HTTP/1.1\r\n\r\n",
+            "GET / HTTP/1.1\r\n: x\r\n",
+            "\r\nGET / HTTP/1.1\r\nA : b\r\n",
+        ] {
             assert!(matches!(request(bad.as_bytes()), Read::Bad(Fault::Malformed)), "{bad:?}");
         }
         assert!(matches!(request(b"GET /"), Read::Partial));

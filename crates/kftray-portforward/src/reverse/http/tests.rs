@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, IssuerKind};
-use kftray_commons::{ClusterRef, Secret};
+use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, Exposure, IssuerKind};
+use kftray_commons::{Access, ClusterRef, Secret};
 use proptest::prelude::*;
 
 use super::*;
+use crate::ports::Offer;
 
 fn offer(public: bool, access: Access) -> Offer {
     let exposure = match public {
