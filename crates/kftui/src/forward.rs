@@ -9,12 +9,13 @@ use crate::exit::Exit;
 use crate::session::{self, Item, Rules};
 use crate::signals::Signals;
 use crate::target::{self, Wanted};
-use crate::{render, stack};
+use crate::render;
+use crate::stack::Stack;
 
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
     let wanted = target::parse(&args.words).map_err(|fault| fault.to_string())?;
-    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, &args.common));
+    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, args));
     let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     for spec in &specs {
         if let Some(fault) = spec.check().into_iter().next() {
@@ -22,6 +23,7 @@ pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
                 "local_address" => "--address",
                 "namespace" => "--namespace",
                 "context" => "--context",
+                "remote_address" => "proxy/HOST",
                 other => other,
             };
             return Err(format!("{flag}: {}\n\n  {}", fault.message, fault.remedy));
@@ -30,11 +32,14 @@ pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
     Ok(specs)
 }
 
-fn spec(wanted: Wanted, number: u64, common: &CommonArgs) -> Result<ForwardSpec, String> {
+fn spec(wanted: Wanted, number: u64, args: &ForwardArgs) -> Result<ForwardSpec, String> {
+    let common = &args.common;
     let workload = Workload::of(wanted.object, wanted.remote);
     let workload = workload.ok_or("the port of a host is a number from 1 to 65535")?;
     let mut spec = ForwardSpec::new(ForwardId(number), workload);
     spec.cluster = cluster(common);
+    spec.protocol = wanted.protocol;
+    spec.via = args.via.into();
     spec.namespace.clone_from(&common.namespace);
     spec.listen = Listen { hosts: hosts(common), port: wanted.local, auto_loopback: false };
     Ok(spec)
@@ -70,6 +75,8 @@ pub(crate) async fn run(args: ForwardArgs, specs: Vec<ForwardSpec>) -> Result<Ex
     let width = items.iter().map(|item: &Item| item.label.chars().count()).max().unwrap_or_default();
     let mut screen = render::screen(args.common.output, !rules.command.is_empty(), width);
     let mut signals = Signals::install()?;
-    let engine = stack::engine(args.common.transport);
-    session::run(&engine, items, &rules, screen.as_mut(), &mut signals).await
+    let stack = Stack::new(args.common.transport);
+    let exit = session::run(&stack.engine, items, &rules, screen.as_mut(), &mut signals).await;
+    stack.finish().await;
+    exit
 }

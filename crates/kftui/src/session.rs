@@ -12,7 +12,7 @@ use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use kftray_commons::{Code, Event, ForwardSpec, Problem, Status};
+use kftray_commons::{Code, Event, ForwardSpec, Problem, Status, Workload};
 use kftray_portforward::{Config, Engine, Event as Happening, Forward};
 use tokio::process::Child;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -136,11 +136,14 @@ impl<'a> Session<'a> {
         for item in items {
             let forward = engine.start(Config::of(&item.spec, item.label.clone(), rules.hold));
             happenings.push(stream(running.len(), &forward));
+            let exposes = matches!(item.spec.workload, Workload::Expose(_));
+            let first = if exposes { "looking for the relay" } else { "opening the local port" };
             running.push(Running {
-                waits_for: Some("opening the local port".to_owned()),
+                waits_for: Some(first.to_owned()),
                 item,
                 forward,
-                announced: false,
+                // An expose listens nowhere here: nobody waits for its turn.
+                announced: exposes,
                 early: VecDeque::new(),
                 was_ready: false,
                 given_up: false,
