@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::command::{command, on_path, output, run, show};
 use crate::layers;
 use crate::paths::root;
+use crate::wire;
 
 /// Runs every check, and stops at the first that fails.
 pub(crate) fn check() -> Result<()> {
@@ -20,6 +21,7 @@ pub(crate) fn check() -> Result<()> {
     gofmt()?;
     sources()?;
     layers::check()?;
+    wire::check()?;
     show(&mut cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]))?;
     show(cargo(&["doc", "--workspace", "--no-deps", "--locked"]).env("RUSTDOCFLAGS", "-D warnings"))?;
     deny()?;

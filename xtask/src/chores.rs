@@ -78,9 +78,9 @@ impl Fuzz {
                 );
                 println!("replaying the committed corpus instead");
             }
+            let crates = ["-p", "kftray-spdy", "-p", "kftray-relay-proto"];
             return show(
-                command("cargo", ["test", "--locked", "-p", "kftray-spdy", "--test", "corpus"])
-                    .current_dir(root()),
+                command("cargo", ["test", "--locked", "--test", "corpus"]).args(crates).current_dir(root()),
             );
         }
         let known = targets()?;

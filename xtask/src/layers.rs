@@ -7,7 +7,7 @@ use crate::command::{command, output};
 use crate::paths::root;
 
 /// A crate and the workspace crates it may depend on in what it ships (dependencies of tests are free).
-const ALLOWED: [(&str, &[&str]); 8] = [
+const ALLOWED: [(&str, &[&str]); 10] = [
     ("kftray-commons", &[]),
     ("kftray-spdy", &[]),
     ("kftray-relay-proto", &[]),

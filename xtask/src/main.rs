@@ -9,11 +9,13 @@ mod check;
 mod chores;
 mod cluster;
 mod command;
+mod image;
 mod layers;
 mod paths;
 mod setup;
 mod test;
 mod wait;
+mod wire;
 
 use std::process::ExitCode;
 
@@ -46,6 +48,8 @@ enum Chore {
     Test(test::Test),
     /// Measure against other port-forwards on a real cluster (Linux, root)
     Bench(chores::Bench),
+    /// Build the relay's image (static, from scratch) as OCI and docker archives
+    Image(image::Image),
     /// Fuzz the protocol parsers (nightly toolchain), or replay the corpus
     Fuzz(chores::Fuzz),
     /// A real one-node Kubernetes on this machine (Linux, root)
@@ -75,6 +79,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Check => check::check(),
         Chore::Test(test) => test.run(),
         Chore::Bench(bench) => bench.run(),
+        Chore::Image(image) => image.run(),
         Chore::Fuzz(fuzz) => fuzz.run(),
         Chore::Cluster { which, verb } => cluster::run(&which, verb),
     }

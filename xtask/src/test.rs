@@ -106,7 +106,9 @@ impl Test {
     fn stage(&self, stage: &Stage) -> Result<Vec<String>> {
         let which = Which::named(stage.profile, stage.name);
         cluster::up(&which, false)?;
-        let result = cluster::load(&which).and_then(|()| self.on_cluster(stage, &which));
+        let result = cluster::load(&which)
+            .and_then(|()| cluster::load_relay(&which))
+            .and_then(|()| self.on_cluster(stage, &which));
         if result.is_err() {
             let kept = target().join("e2e-logs").join(stage.name);
             cluster::keep_logs(&which, &kept)?;

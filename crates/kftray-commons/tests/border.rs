@@ -4,7 +4,7 @@ use kftray_commons::border::{Defaults, Import, import};
 use kftray_commons::spec::{
     ExposeProtocol, Exposure, ForwardSpec, HttpLogs, LocalPort, Pods, Protocol, Workload,
 };
-use kftray_commons::{Code, ContextRef, RemotePort, WorkloadKind};
+use kftray_commons::{Access, Code, ContextRef, RemotePort, Via, WorkloadKind};
 use proptest::prelude::*;
 
 fn read(text: &str) -> Import {
@@ -190,6 +190,88 @@ fn expose_forms() {
             annotations.into_iter().collect::<Vec<_>>(),
             [("a".into(), "b".into()), ("n".into(), "1".into())]
         );
+    }
+}
+
+#[test]
+fn the_way_of_tcp() {
+    let via = |text: &str| accept(&format!(r#"{{"service":"web","remote_port":80{text}}}"#)).via;
+    assert_eq!(via(""), Via::Direct);
+    assert_eq!(via(r#","via":null"#), Via::Direct);
+    assert_eq!(via(r#","via":"Relay""#), Via::Relay);
+    assert_eq!(via(r#","via":"auto""#), Via::Auto);
+    // A spec stored before there was a choice.
+    let spec = accept(r#"{"service":"web","remote_port":80,"via":"relay"}"#);
+    let mut stored = serde_json::to_value(&spec).expect("JSON");
+    stored.as_object_mut().expect("an object").remove("via");
+    assert_eq!(serde_json::from_value::<ForwardSpec>(stored).expect("a spec").via, Via::Direct);
+    for (text, why) in [
+        (r#"{"workload_type":"proxy","remote_address":"db:1","via":"direct"}"#, "proxy"),
+        (r#"{"service":"dns","remote_port":53,"protocol":"udp","via":"direct"}"#, "UDP"),
+        (r#"{"workload_type":"expose","alias":"a","local_port":1,"via":"relay"}"#, "expose"),
+    ] {
+        let found = read(text);
+        assert_eq!(found.specs().map(|spec| spec.via).collect::<Vec<_>>(), [Via::Direct]);
+        let warnings = &found.entries[0].warnings;
+        assert!(warnings.len() == 1 && warnings[0].message.contains(why), "{warnings:?}");
+    }
+}
+
+#[test]
+fn local_programs_by_name_address_and_url() {
+    let program = |text: &str| {
+        let spec = accept(&format!(r#"{{"workload_type":"expose","alias":"app",{text}}}"#));
+        let Workload::Expose(expose) = spec.workload else { panic!("no expose") };
+        (expose.local_host, expose.local_port.get(), expose.local_tls)
+    };
+    let at = |host: &str, port, tls| (host.to_owned(), port, tls);
+    assert_eq!(program(r#""local_port":3000"#), at("localhost", 3000, false));
+    assert_eq!(program(r#""local_port":3000,"local_address":"dev.test""#), at("dev.test", 3000, false));
+    assert_eq!(program(r#""local_port":3000,"bind_address":"[::1]""#), at("::1", 3000, false));
+    assert_eq!(
+        program(r#""local_port":3000,"local_address":"https://localhost""#),
+        at("localhost", 3000, true)
+    );
+    assert_eq!(program(r#""local_address":"HTTPS://[::1]:8443/""#), at("::1", 8443, true));
+    assert_eq!(program(r#""local_port":80,"local_address":"http://a:80""#), at("a", 80, false));
+}
+
+#[test]
+fn rules_for_callers() {
+    let access = |text: &str| {
+        let spec = accept(&format!(r#"{{"workload_type":"expose","alias":"app","local_port":1{text}}}"#));
+        let Workload::Expose(expose) = spec.workload else { panic!("no expose") };
+        expose.access
+    };
+    assert_eq!(access(""), Access::default());
+    assert!(access("").is_open());
+    let all = r#","exposure_basic_auth":"ann:s3cret","exposure_bearer_token":"t0ken",
+        "exposure_allow":["203.0.113.7","10.0.0.0/8"],"exposure_expires_after":"1h30m""#;
+    let found = access(all);
+    assert!(found.wants_credentials() && found.expires_after == Some(5_400) && found.allow.len() == 2);
+    assert!(found.allows("10.9.9.9".parse().expect("ip")) && !found.allows("192.0.2.1".parse().expect("ip")));
+    assert_eq!(
+        access(r#","exposure_allow":" 203.0.113.7 , 10.0.0.0/8","exposure_expires_after":60"#).allow,
+        found.allow
+    );
+    // What cannot be meant must not open the door.
+    for bad in [
+        r#","exposure_allow":[]"#,
+        r#","exposure_allow":["everybody"]"#,
+        r#","exposure_allow":[10]"#,
+        r#","exposure_basic_auth":"ann""#,
+        r#","exposure_bearer_token":"a b""#,
+        r#","exposure_expires_after":"soon""#,
+        r#","exposure_expires_after":0"#,
+        r#","exposure_protocol":"tcp","exposure_basic_auth":"a:b""#,
+        r#","local_address":"http://localhost:9""#,
+        r#","local_address":"https://""#,
+    ] {
+        let text = format!(r#"{{"workload_type":"expose","alias":"app","local_port":1{bad}}}"#);
+        let found = read(&text);
+        assert_eq!(found.specs().count(), 0, "{bad}");
+        let told = format!("{:?}", found.faults().collect::<Vec<_>>());
+        assert!(!told.contains("s3cret") && !told.contains("a:b"), "{told}");
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::board::Board;
 use crate::core::Core;
-use crate::forwards::{Wanted, plan, unsupported};
+use crate::forwards::{Wanted, plan};
 use crate::select::select;
 use crate::settings;
 
@@ -67,7 +67,7 @@ pub(crate) fn summary(spec: &ForwardSpec) -> Summary {
         group: spec.tags.group().map(str::to_owned),
         idle_minutes: None,
         ttl_minutes: None,
-        unsupported: unsupported(spec).map(|what| format!("{what} forwards are not served yet")),
+        unsupported: None,
     }
 }
 
@@ -399,14 +399,7 @@ async fn follow(core: &Arc<Core>, stored: &StoredConfig) {
     let id = stored.id;
     let (Some((running, origin)), Ok(spec)) = (core.fleet().running_spec(id), &stored.spec) else { return };
     core.chronicle().tell(id, HistoryKind::Edited, "edited".to_owned(), None);
-    let same = match (plan(&running), plan(spec)) {
-        (Ok(mut before), Ok(after)) => {
-            before.name.clone_from(&after.name);
-            before == after
-        }
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
-    };
-    if same {
+    if plan(&running, "") == plan(spec, "") {
         core.board().change_forward(id, |state| state.label = stored.label());
         return;
     }

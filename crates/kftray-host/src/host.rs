@@ -8,6 +8,7 @@ use futures::future::join_all;
 use kftray_commons::api::{EndedBy, LeaseId, Mode, Origin, Place};
 use kftray_commons::store::{Directory, Draft};
 use kftray_commons::{Code, ForwardId, ForwardSpec, Problem};
+use kftray_kube::deploy::RelayOptions;
 use kftray_kube::{Environment, KubeOptions, KubePorts, TransportChoice, TransportMemory};
 use kftray_portforward::{Engine, Limits};
 use tokio::sync::{mpsc, watch};
@@ -98,10 +99,16 @@ impl Host {
         let chronicle = Chronicle::new(archive.clone());
         let (ended_tx, ended_rx) = mpsc::unbounded_channel();
         let (lease_tx, lease_rx) = mpsc::unbounded_channel();
+        // Without the file relays work all the same; only the next host does not find those of this one.
+        let relay = RelayOptions::of(&environment, directory.path()).unwrap_or_else(|error| {
+            tracing::warn!(%error, "the key of relays");
+            RelayOptions::ephemeral()
+        });
         let kube = KubePorts::new(KubeOptions {
             environment: environment.clone(),
             transport,
             memory: TransportMemory::default(),
+            relay,
         });
         let engine = Engine::new(Arc::new(kube.clone()), Arc::new(kube.clone()), Limits::detect());
         let fleet = Fleet::new(engine, kube, Arc::clone(&board), chronicle.clone(), ended_tx);

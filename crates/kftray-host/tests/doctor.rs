@@ -26,6 +26,7 @@ async fn look(fake: &FakeCluster, entries: &str, request: DoctorRequest) -> Doct
         environment: Environment::new(variables, "/"),
         transport: TransportChoice::Auto,
         memory: TransportMemory::default(),
+        relay: kftray_kube::deploy::RelayOptions::ephemeral(),
     };
     let read = import(entries, &Defaults::default());
     assert_eq!(read.faults().count(), 0, "{read:?}");

@@ -1,19 +1,23 @@
-//! The engine's two traits over a real cluster: the one type a face builds.
+//! The engine's two traits over a real cluster, directly and by way of the relay: the one type a face builds.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use kftray_commons::{Code, Problem, RemotePort, Target};
+use kftray_commons::{Code, Problem, RemotePort, Target, Via};
 use kftray_portforward::ports::{
-    Channel, Delivery, Dial, DialError, Endpoint, Resolution, Resolve, Wanted, Warm,
+    Channel, DatagramChannel, Delivery, Dial, DialError, Endpoint, Offer, Publication, Resolution, Resolve,
+    Route, Wanted, Warm,
 };
 use tokio::sync::watch;
 
 use crate::config::Environment;
 use crate::connect::{Carrier, TransportChoice, TransportMemory};
+use crate::deploy::{Deploy, RelayOptions};
 use crate::pool::{Pool, Upgrade};
+use crate::relay::Relays;
+use crate::relay::tunnel::{self, Routes, Tunnels};
 use crate::{Cluster, Clusters, Resolver};
 
 /// What a face decides.
@@ -25,16 +29,19 @@ pub struct KubeOptions {
     pub transport: TransportChoice,
     /// What earlier processes learned about transports; empty if nothing was stored.
     pub memory: TransportMemory,
+    /// Who we are to relays, and what relays are to be like.
+    pub relay: RelayOptions,
 }
 
 impl KubeOptions {
-    /// This process's environment, transport chosen automatically, nothing learned yet.
+    /// This process's environment, transport chosen automatically, nothing learned yet, relays of this process alone.
     #[must_use]
     pub fn from_process() -> Self {
         Self {
             environment: Environment::from_process(),
             transport: TransportChoice::Auto,
             memory: TransportMemory::default(),
+            relay: RelayOptions::ephemeral(),
         }
     }
 }
@@ -45,6 +52,9 @@ pub struct KubePorts {
     clusters: Clusters,
     resolver: Arc<Resolver>,
     pool: Pool,
+    relays: Deploy,
+    tunnels: Tunnels,
+    routes: Arc<Routes>,
 }
 
 impl KubePorts {
@@ -54,7 +64,18 @@ impl KubePorts {
         let clusters = Clusters::new(options.environment, options.transport, options.memory);
         let resolver = Arc::new(Resolver::new(clusters.clone()));
         let pool = Pool::new(Arc::new(clusters.clone()));
-        Self { clusters, resolver, pool }
+        let client = format!("kftray/{} {}", env!("CARGO_PKG_VERSION"), options.relay.created_by);
+        let relays = Deploy::new(clusters.clone(), options.relay);
+        let shared: Arc<dyn Relays> = Arc::new(relays.clone());
+        let tunnels = Tunnels::new(Arc::new(pool.clone()), Arc::clone(&shared), client);
+        let routes = Routes::new(clusters.clone(), Arc::clone(&resolver), shared, tunnels.clone());
+        Self { clusters, resolver, pool, relays, tunnels, routes: Arc::new(routes) }
+    }
+
+    /// The relays, for settings and for what people do with them by hand.
+    #[must_use]
+    pub fn relays(&self) -> &Deploy {
+        &self.relays
     }
 
     /// The clusters, for names, namespaces, transports and requests of one's own.
@@ -78,18 +99,19 @@ impl std::fmt::Debug for KubePorts {
 
 impl Resolve for KubePorts {
     fn follow(&self, wanted: &Wanted) -> watch::Receiver<Resolution> {
-        if wanted.needs_relay() {
-            let message =
-                format!("{} needs the relay, which this build does not have yet", wanted.target.object);
-            return watch::Sender::new(Resolution::Failed(Problem::new(Code::Unsupported, message)))
-                .subscribe();
+        match wanted.via {
+            _ if wanted.needs_relay() => self.routes.follow(wanted),
+            Via::Auto => self.routes.follow(wanted),
+            Via::Direct | Via::Relay => self.resolver.follow(&wanted.target, &wanted.port),
         }
-        self.resolver.follow(&wanted.target, &wanted.port)
     }
 }
 
 impl Dial for KubePorts {
     fn warm(&self, endpoint: &Endpoint) -> BoxFuture<'static, Result<Warm, DialError>> {
+        if let Route::Relay { .. } = &endpoint.route {
+            return self.tunnels.warm(endpoint);
+        }
         let (warm, resolver, endpoint) =
             (self.pool.warm(endpoint), Arc::clone(&self.resolver), endpoint.clone());
         async move {
@@ -106,9 +128,30 @@ impl Dial for KubePorts {
         endpoint: &Endpoint,
         first: Bytes,
     ) -> BoxFuture<'static, Result<Box<dyn Channel>, DialError>> {
+        if let Route::Relay { host } = &endpoint.route {
+            return self.tunnels.dial(endpoint, host, first);
+        }
         let (dial, resolver, endpoint) =
             (self.pool.dial(endpoint, first), Arc::clone(&self.resolver), endpoint.clone());
         async move { dial.await.inspect_err(|_| resolver.refresh(&endpoint)) }.boxed()
+    }
+
+    fn dial_udp(
+        &self,
+        endpoint: &Endpoint,
+    ) -> BoxFuture<'static, Result<Box<dyn DatagramChannel>, DialError>> {
+        match &endpoint.route {
+            Route::Relay { host } => self.tunnels.dial_udp(endpoint, host),
+            Route::Direct => {
+                let message = format!("a port-forward to {endpoint} carries no UDP");
+                let problem = Problem::new(Code::Unsupported, message);
+                async move { Err(DialError { problem, delivery: Delivery::Nothing }) }.boxed()
+            }
+        }
+    }
+
+    fn publish(&self, offer: &Offer) -> Box<dyn Publication> {
+        tunnel::publish(Arc::new(self.relays.clone()), &self.tunnels, offer)
     }
 
     fn network_changed(&self) {
@@ -116,6 +159,7 @@ impl Dial for KubePorts {
         self.clusters.network_changed();
         self.resolver.network_changed();
         self.pool.network_changed();
+        self.relays.network_changed();
     }
 }
 

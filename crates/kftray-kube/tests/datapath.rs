@@ -48,6 +48,7 @@ async fn rig(transport: &str) -> Rig {
         environment: environment(&[]),
         transport: transport.parse::<TransportChoice>().expect("a transport"),
         memory: TransportMemory::default(),
+        ..KubeOptions::from_process()
     };
     let ports = KubePorts::new(options);
     let target = Target {

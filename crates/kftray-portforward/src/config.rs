@@ -265,6 +265,49 @@ mod tests {
     }
 
     #[test]
+    fn specs_become_what_the_engine_runs() {
+        use kftray_commons::spec::{Expose, ExposeProtocol, Exposure, ForwardId};
+        use kftray_commons::{Access, TargetObject, Workload};
+
+        let port = |number: u16| NonZeroU16::new(number).expect("port");
+        let proxy = Workload::Proxy { host: "db.internal".into(), port: port(53) };
+        let mut spec = ForwardSpec::new(ForwardId(1), proxy);
+        spec.protocol = Protocol::Udp;
+        spec.listen.port = LocalPort::Fixed(port(5353));
+        let Config::Forward(config) = Config::of(&spec, "dns", Duration::from_secs(9)) else {
+            panic!("no forward")
+        };
+        assert_eq!((config.name.as_str(), config.local_port), ("dns", Some(port(5353))));
+        assert_eq!(config.addresses, [LocalAddress::Localhost]);
+        let wanted = config.wanted();
+        assert_eq!(wanted.target.object, TargetObject::Host("db.internal".into()));
+        assert!(wanted.needs_relay() && wanted.protocol == Protocol::Udp);
+
+        let expose = Expose {
+            local_host: "localhost".into(),
+            local_port: port(3000),
+            local_tls: false,
+            exposure: Exposure::Internal { protocol: ExposeProtocol::Http },
+            access: Access::default(),
+        };
+        let mut spec = ForwardSpec::new(ForwardId(1), Workload::Expose(expose.clone()));
+        spec.alias = Some("shop".into());
+        let Config::Expose(config) = Config::of(&spec, "My shop", DEFAULT_HOLD) else { panic!("no expose") };
+        assert_eq!((config.name.as_str(), config.offer.name.as_str()), ("My shop", "shop"));
+        assert_eq!(config.offer.expose, expose);
+
+        let web = Workload::Service { name: "web".into(), port: RemotePort::Number(port(80)) };
+        let mut spec = ForwardSpec::new(ForwardId(1), web);
+        for (via, needs_relay) in [(Via::Direct, false), (Via::Auto, false), (Via::Relay, true)] {
+            spec.via = via;
+            let Config::Forward(config) = Config::of(&spec, "web", DEFAULT_HOLD) else {
+                panic!("no forward")
+            };
+            assert_eq!((config.wanted().via, config.wanted().needs_relay()), (via, needs_relay));
+        }
+    }
+
+    #[test]
     fn limits_follow_the_open_files() {
         assert_eq!(Limits::for_open_files(1024).connections, 1024 - 128);
         assert_eq!(Limits::for_open_files(100).connections, 50);

@@ -5,9 +5,10 @@
 
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use kftray_commons::{Code, Cure, Problem};
+use kftray_commons::{Code, Cure, Problem, TargetObject};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep_until, timeout};
@@ -21,7 +22,7 @@ use crate::engine::Process;
 use crate::event::Event;
 use crate::forward::About;
 use crate::platform::PeerState;
-use crate::ports::{Channel, Condition, Delivery, Endpoint, HalfClose};
+use crate::ports::{Channel, Condition, Delivery, Endpoint, HalfClose, Route};
 use crate::pump::{Pump, Turn};
 use crate::udp;
 
@@ -59,12 +60,27 @@ pub(crate) struct Shared {
     pub(crate) directory: Directory,
     /// One permit per UDP flow.
     pub(crate) flows: Arc<Semaphore>,
+    /// The relay has been suggested; once is enough.
+    suggested: AtomicBool,
 }
 
 impl Shared {
     pub(crate) fn new(process: Arc<Process>, about: Arc<About>, config: ForwardConfig) -> Self {
         let directory = Directory::new(config.balance.clone());
-        Self { process, about, config, directory, flows: Arc::new(Semaphore::new(udp::FLOWS)) }
+        let flows = Arc::new(Semaphore::new(udp::FLOWS));
+        Self { process, about, config, directory, flows, suggested: AtomicBool::new(false) }
+    }
+
+    /// A connection was held back to protect the node of a pod: the relay would not have needed to.
+    fn suggest_relay(&self) {
+        if self.suggested.swap(true, Relaxed) {
+            return;
+        }
+        let message = format!(
+            "new connections of {} wait because the node of its pods runs as many as it should; the relay would carry them",
+            self.config.name
+        );
+        self.about.tell(Event::Note(Problem::new(Code::SuggestRelay, message)));
     }
 }
 
@@ -246,6 +262,9 @@ impl<'a> Connection<'a> {
         let code = problem.code;
         self.last_problem = Some(problem.clone());
         if code == Code::Overloaded {
+            if endpoint.route == Route::Direct {
+                self.shared.suggest_relay();
+            }
             self.hold()?;
             return self.rest(None, Instant::now() + OVERLOAD_PAUSE).await;
         }
@@ -306,9 +325,15 @@ impl<'a> Connection<'a> {
     fn give_up(&self) -> Failure {
         let config = &self.shared.config;
         let cause = self.shared.directory.why().or_else(|| self.last_problem.clone());
+        let who = match &config.target.object {
+            TargetObject::Host(host) => format!("{host} could not be reached by the relay"),
+            object @ (TargetObject::Service(_)
+            | TargetObject::Pod(_)
+            | TargetObject::Labels(_)
+            | TargetObject::Workload { .. }) => format!("no pod of {object} could serve the connection"),
+        };
         let message = format!(
-            "no pod of {} could serve the connection within {:?}{}",
-            config.target.object,
+            "{who} within {:?}{}",
             config.hold,
             cause.as_ref().map(|cause| format!(": {}", cause.message)).unwrap_or_default(),
         );
@@ -431,7 +456,7 @@ mod tests {
 
     use bytes::Bytes;
     use futures::future::BoxFuture;
-    use kftray_commons::{ClusterRef, RemotePort, Target, TargetObject};
+    use kftray_commons::{ClusterRef, RemotePort, Target};
 
     use super::*;
     use crate::config::Limits;

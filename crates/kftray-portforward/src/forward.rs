@@ -101,7 +101,8 @@ impl Forward {
         lock(&self.first_events).take().unwrap_or_else(|| self.about.events.subscribe())
     }
 
-    /// The counters now.
+    /// The counters now. Of a UDP forward on Linux this reads a table of the kernel's (below a millisecond): what the
+    /// kernel has dropped counts, too.
     #[must_use]
     pub fn counters(&self) -> Counters {
         let mut counters = self.about.tally.read(Instant::now());

@@ -133,6 +133,12 @@ pub(crate) enum Command {
     /// Show it on a web shop in a cluster inside this process, while pods are killed
     #[command(after_help = DEMO_HELP)]
     Demo(DemoArgs),
+    /// Look after the relays in a cluster
+    #[command(subcommand, after_help = crate::relay::HELP)]
+    Relay(crate::relay::RelayCommand),
+    /// Print the rights that people need, ready to apply
+    #[command(subcommand, after_help = crate::rbac::HELP)]
+    Rbac(crate::rbac::RbacCommand),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_HELP)]
     Completion {
@@ -162,6 +168,8 @@ Examples:
   kftui forward web-7d9f-x2x 8080                one pod by name, as kubectl has it (or pod/NAME)
   kftui forward svc/web 8080:80 --address 0.0.0.0     for other machines too
   kftui forward svc/db 5432 -- psql -h localhost      a command that uses it; ends with its code
+  kftui forward svc/kube-dns 5353:53/udp -n kube-system     UDP, by way of a relay in the cluster
+  kftui forward proxy/db.corp.example 5432       a host that only the cluster reaches
 
 It says `ready` when a connection to a ready pod is up and has answered. From then on the local
 port stays open whatever happens to the pods: new connections wait (--hold) until one is ready.\n\n",
@@ -173,10 +181,15 @@ pub(crate) struct ForwardArgs {
     /// Target, then its ports, then the next target: svc/web 8080:80 svc/db 5432
     ///
     /// A target is svc/NAME, pod/NAME, deploy/NAME, sts/NAME, ds/NAME, rs/NAME, job/NAME, a label selector such as
-    /// app=web, or a bare name (a pod). A port is LOCAL:REMOTE, PORT (the same on both sides) or :REMOTE (any free
-    /// local port). REMOTE is a number or a port's name; for a Service it is the Service's port.
+    /// app=web, or a bare name (a pod); proxy/HOST is a host or address as the cluster sees it. A port is LOCAL:REMOTE,
+    /// PORT (the same on both sides) or :REMOTE (any free local port), with /udp behind it for UDP. REMOTE is a number
+    /// or a port's name; for a Service it is the Service's port.
     #[arg(value_name = "TARGET PORT", required = true, num_args = 1..)]
     pub(crate) words: Vec<String>,
+
+    /// Which way TCP takes to pods; `auto` is by the relay if one is there. UDP and proxy/ always go by the relay
+    #[arg(long, value_enum, default_value_t, value_name = "WAY")]
+    pub(crate) via: Way,
 
     #[command(flatten)]
     pub(crate) common: CommonArgs,
@@ -221,6 +234,28 @@ pub(crate) struct RunArgs {
     /// letters and digits as `_`.
     #[arg(value_name = "CMD", last = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+/// Which way TCP takes to pods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub(crate) enum Way {
+    /// A port-forward to the pod
+    #[default]
+    Direct,
+    /// The relay, which is started if none is there
+    Relay,
+    /// The relay if one is there, else direct
+    Auto,
+}
+
+impl From<Way> for kftray_commons::Via {
+    fn from(way: Way) -> Self {
+        match way {
+            Way::Direct => Self::Direct,
+            Way::Relay => Self::Relay,
+            Way::Auto => Self::Auto,
+        }
+    }
 }
 
 /// Where the far end is and where this machine listens.

@@ -4,22 +4,23 @@ use anyhow::Result;
 use kftray_commons::spec::Listen;
 use kftray_commons::{ClusterRef, ContextRef, ForwardId, ForwardSpec, Workload};
 
-use crate::cli::{ForwardArgs, PlaceArgs};
+use crate::cli::{ForwardArgs, PlaceArgs, Way};
 use crate::exit::Exit;
 use crate::session::{self, Item, Rules};
 use crate::signals::Signals;
 use crate::target::{self, Wanted};
-use crate::{render, stack};
+use crate::render;
+use crate::stack::Stack;
 
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {
-    specs_of(&args.words, &args.common.place)
+    specs_of(&args.words, &args.common.place, args.via)
 }
 
 /// The same for the words and places of any command.
-pub(crate) fn specs_of(words: &[String], place: &PlaceArgs) -> Result<Vec<ForwardSpec>, String> {
+pub(crate) fn specs_of(words: &[String], place: &PlaceArgs, via: Way) -> Result<Vec<ForwardSpec>, String> {
     let wanted = target::parse(words).map_err(|fault| fault.to_string())?;
-    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, place));
+    let specs = wanted.into_iter().zip(1..).map(|(one, number)| spec(one, number, place, via));
     let specs: Vec<_> = specs.collect::<Result<_, _>>()?;
     for spec in &specs {
         if let Some(fault) = spec.check().into_iter().next() {
@@ -27,6 +28,7 @@ pub(crate) fn specs_of(words: &[String], place: &PlaceArgs) -> Result<Vec<Forwar
                 "local_address" => "--address",
                 "namespace" => "--namespace",
                 "context" => "--context",
+                "remote_address" => "proxy/HOST",
                 other => other,
             };
             return Err(format!("{flag}: {}\n\n  {}", fault.message, fault.remedy));
@@ -35,11 +37,13 @@ pub(crate) fn specs_of(words: &[String], place: &PlaceArgs) -> Result<Vec<Forwar
     Ok(specs)
 }
 
-fn spec(wanted: Wanted, number: u64, place: &PlaceArgs) -> Result<ForwardSpec, String> {
+fn spec(wanted: Wanted, number: u64, place: &PlaceArgs, via: Way) -> Result<ForwardSpec, String> {
     let workload = Workload::of(wanted.object, wanted.remote);
     let workload = workload.ok_or("the port of a host is a number from 1 to 65535")?;
     let mut spec = ForwardSpec::new(ForwardId(number), workload);
     spec.cluster = cluster(place);
+    spec.protocol = wanted.protocol;
+    spec.via = via.into();
     spec.namespace.clone_from(&place.namespace);
     spec.listen = Listen { hosts: hosts(place), port: wanted.local, auto_loopback: false };
     Ok(spec)
@@ -75,6 +79,8 @@ pub(crate) async fn run(args: ForwardArgs, specs: Vec<ForwardSpec>) -> Result<Ex
     let width = items.iter().map(|item: &Item| item.label.chars().count()).max().unwrap_or_default();
     let mut screen = render::screen(args.common.output, !rules.command.is_empty(), width);
     let mut signals = Signals::install()?;
-    let engine = stack::engine(args.common.transport);
-    session::run(&engine, items, &rules, screen.as_mut(), &mut signals).await
+    let stack = Stack::new(args.common.transport);
+    let exit = session::run(&stack.engine, items, &rules, screen.as_mut(), &mut signals).await;
+    stack.finish().await;
+    exit
 }

@@ -12,7 +12,9 @@ mod forward;
 mod host;
 mod logging;
 mod project;
+mod rbac;
 mod reference;
+mod relay;
 mod render;
 mod run;
 mod session;
@@ -108,6 +110,8 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Doctor(args) => on_runtime(commands::doctor::doctor(args)),
         Command::Host(args) => on_runtime(host::host(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),
+        Command::Relay(command) => on_runtime(relay::run(command)),
+        Command::Rbac(command) => rbac::run(command),
         Command::Completion { shell } => documents::completion(shell),
         Command::Schema => documents::print(format!("{:#}\n", project::schema()).as_bytes()),
         Command::Man { command } => match documents::man(command.as_deref()) {

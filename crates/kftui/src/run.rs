@@ -15,7 +15,8 @@ use crate::project::{self, Format};
 use crate::render::Screen;
 use crate::session::{self, Rules};
 use crate::signals::Signals;
-use crate::{forward, render, shown, stack};
+use crate::stack::Stack;
+use crate::{forward, render, shown};
 
 /// The name of standard input on the command line and in events.
 const STANDARD_INPUT: &str = "-";
@@ -78,8 +79,10 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit> {
         command: args.command,
     };
     let mut signals = Signals::install()?;
-    let engine = stack::engine(args.common.transport);
-    session::run(&engine, items, &rules, screen.as_mut(), &mut signals).await
+    let stack = Stack::new(args.common.transport);
+    let exit = session::run(&stack.engine, items, &rules, screen.as_mut(), &mut signals).await;
+    stack.finish().await;
+    exit
 }
 
 fn nothing_to_run(screen: &mut dyn Screen) -> Result<Exit> {
@@ -160,7 +163,7 @@ impl Gathered {
                 }
                 Ok(spec) => {
                     let place = entry.place;
-                    let problem = not_served(&spec).or_else(|| ports.taken(source, entry.number, &spec));
+                    let problem = ports.taken(source, entry.number, &spec);
                     if let Some(mut problem) = problem {
                         problem.message = format!("{place}: {}", problem.message);
                         self.events.push(invalid(source, entry.number, spec.alias, problem));
@@ -175,19 +178,6 @@ impl Gathered {
             }
         }
     }
-}
-
-/// Why this build cannot run a valid entry at all.
-fn not_served(spec: &ForwardSpec) -> Option<Problem> {
-    let what = match (&spec.workload, spec.protocol) {
-        (Workload::Proxy { .. }, _) => "proxy",
-        (Workload::Expose(_), _) => "expose",
-        (Workload::Service { .. } | Workload::Pod { .. } | Workload::Owner { .. }, Protocol::Udp) => "udp",
-        (Workload::Service { .. } | Workload::Pod { .. } | Workload::Owner { .. }, Protocol::Tcp) => {
-            return None;
-        }
-    };
-    Some(Problem::new(Code::Unsupported, format!("{what} forwards are not served yet; the others run")))
 }
 
 /// What of an entry is left out although the forward runs.
@@ -205,13 +195,13 @@ fn not_served_yet_of(spec: &ForwardSpec) -> Vec<&'static str> {
 
 /// Local ports that entries before have taken, so that a clash is told as one, and not as a strange program's.
 #[derive(Debug, Default)]
-pub(crate) struct Ports(HashMap<(String, u16), String>);
+pub(crate) struct Ports(HashMap<(String, u16, Protocol), String>);
 
 impl Ports {
     /// The spec if this process can run it; else why not is told.
     pub(crate) fn take(&mut self, source: &str, spec: ForwardSpec) -> Option<ForwardSpec> {
         let number = usize::try_from(spec.id.0).unwrap_or_default();
-        match not_served(&spec).or_else(|| self.taken(source, number, &spec)) {
+        match self.taken(source, number, &spec) {
             Some(problem) => {
                 shown::trouble(&format!("{source}: {}", spec.label()), &problem);
                 None
@@ -227,8 +217,12 @@ impl Ports {
 
     fn taken(&mut self, source: &str, entry: usize, spec: &ForwardSpec) -> Option<Problem> {
         let LocalPort::Fixed(port) = spec.listen.port else { return None };
+        if matches!(spec.workload, Workload::Expose(_)) {
+            // Its local port is the program's, which any number of exposes may share.
+            return None;
+        }
         let who = format!("entry {entry} of {source} ({})", spec.label());
-        let places = || spec.listen.hosts.iter().map(|host| (host.clone(), port.get()));
+        let places = || spec.listen.hosts.iter().map(|host| (host.clone(), port.get(), spec.protocol));
         if let Some(other) = places().find_map(|place| self.0.get(&place)) {
             let message = format!("local_port {port} is taken by {other}");
             return Some(
@@ -263,10 +257,12 @@ mod tests {
   {"alias": "b", "service": "web", "local_port": 8080, "remote_port": 80},
   {"alias": "c", "service": "web", "local_port": 8080, "remote_port": 80, "local_address": "127.0.0.2"},
   {"alias": "d", "service": "web", "remote_port": 80, "http_logs_enabled": true, "auto_loopback_address": true},
-  {"alias": "f", "service": "web", "remote_port": "8 0"}
+  {"alias": "f", "service": "web", "remote_port": "8 0"},
+  {"alias": "u", "service": "dns", "protocol": "udp", "local_port": 8080, "remote_port": 53},
+  {"alias": "x", "workload_type": "expose", "local_port": 8080}
 ]"#,
         );
-        assert_eq!(labels, ["a", "c", "d"]);
+        assert_eq!(labels, ["dns", "p", "e", "a", "c", "d", "u", "x"]);
         insta::assert_snapshot!(told.join("\n"));
     }
 

@@ -12,7 +12,7 @@ use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
-use kftray_commons::{Code, Event, ForwardSpec, Problem, Status};
+use kftray_commons::{Code, Event, ForwardSpec, Problem, Status, Workload};
 use kftray_portforward::{Config, Engine, Event as Happening, Forward};
 use tokio::process::Child;
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -173,14 +173,16 @@ impl<'a> Session<'a> {
     }
 
     fn add(&mut self, item: Item) {
-        let Some(config) = config(&item, self.rules) else { return };
-        let forward = self.engine.start(config);
+        let forward = self.engine.start(Config::of(&item.spec, item.label.clone(), self.rules.hold));
         self.happenings.push(stream(self.running.len(), &forward));
+        let exposes = matches!(item.spec.workload, Workload::Expose(_));
+        let first = if exposes { "looking for the relay" } else { "opening the local port" };
         self.running.push(Running {
-            waits_for: Some("opening the local port".to_owned()),
+            waits_for: Some(first.to_owned()),
             item,
             forward,
-            announced: false,
+            // An expose listens nowhere here: nobody waits for its turn.
+            announced: exposes,
             early: VecDeque::new(),
             was_ready: false,
             given_up: false,

@@ -1,18 +1,48 @@
 //! The one place where the engine meets Kubernetes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use kftray_kube::{KubeOptions, KubePorts, Protocol, TransportChoice};
+use kftray_kube::deploy::RelayOptions;
+use kftray_kube::{Environment, KubeOptions, KubePorts, Protocol, TransportChoice};
 use kftray_portforward::{Engine, Limits};
 
 use crate::cli::Transport;
+use crate::relay;
 
-/// An engine over whatever kubeconfigs the forwards name. Connects to nothing yet. Within a tokio runtime.
-pub(crate) fn engine(transport: Transport) -> Engine {
-    engine_with(KubeOptions { transport: choice(transport), ..KubeOptions::from_process() })
+/// How long the end waits for objects of exposes to be deleted. What is left then ends by itself.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
+
+/// An engine, and what is behind it.
+pub(crate) struct Stack {
+    pub(crate) engine: Engine,
+    ports: Arc<KubePorts>,
 }
 
-/// The same with options of the caller's.
+impl Stack {
+    /// Over whatever kubeconfigs the forwards name. Connects to nothing yet. Within a tokio runtime.
+    pub(crate) fn new(transport: Transport) -> Self {
+        let environment = Environment::from_process();
+        // Without the file relays work all the same; only the next process does not find those of this one.
+        let relay = relay::identity(&environment).unwrap_or_else(|error| {
+            tracing::warn!("{error:#}");
+            RelayOptions::ephemeral()
+        });
+        let options = KubeOptions { environment, transport: choice(transport), relay, ..KubeOptions::from_process() };
+        let ports = Arc::new(KubePorts::new(options));
+        Self { engine: Engine::new(ports.clone(), ports.clone(), Limits::detect()), ports }
+    }
+
+    /// Waits, for a moment, until nothing of what was exposed is left in the cluster. All forwards have been stopped.
+    pub(crate) async fn finish(self) {
+        drop(self.engine);
+        if tokio::time::timeout(WITHDRAWAL, self.ports.relays().withdrawn()).await.is_err() {
+            tracing::warn!("objects of exposes may be left in the cluster; `kftui relay sweep` removes them");
+        }
+    }
+}
+
+/// An engine with options of the caller's.
 pub(crate) fn engine_with(options: KubeOptions) -> Engine {
     let ports = Arc::new(KubePorts::new(options));
     Engine::new(ports.clone(), ports, Limits::detect())

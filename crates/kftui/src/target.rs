@@ -4,7 +4,7 @@ use std::num::NonZeroU16;
 
 use kftray_commons::names;
 use kftray_commons::selector;
-use kftray_commons::spec::LocalPort;
+use kftray_commons::spec::{LocalPort, Protocol};
 use kftray_commons::{RemotePort, TargetObject, WorkloadKind};
 
 /// One target and one of its ports.
@@ -13,6 +13,7 @@ pub(crate) struct Wanted {
     pub(crate) object: TargetObject,
     pub(crate) local: LocalPort,
     pub(crate) remote: RemotePort,
+    pub(crate) protocol: Protocol,
 }
 
 /// A word that is not understood, with what to write instead.
@@ -42,9 +43,9 @@ pub(crate) fn parse(words: &[String]) -> Result<Vec<Wanted>, WordFault> {
                     format!("write the target first: kftui forward svc/web {word}"),
                 ));
             };
-            let (local, remote) = port(word)?;
+            let (local, remote, protocol) = port(word)?;
             *ports += 1;
-            wanted.push(Wanted { object: object.clone(), local, remote });
+            wanted.push(Wanted { object: object.clone(), local, remote, protocol });
         } else {
             let next = target(word)?;
             complete(current.replace((next, 0)).as_ref(), Some(word))?;
@@ -87,14 +88,23 @@ fn is_port(word: &str) -> bool {
     digits(before) || (before.contains(':') && !word.contains('=')) || before.starts_with('-')
 }
 
-fn port(word: &str) -> Result<(LocalPort, RemotePort), WordFault> {
-    if let Some((port, protocol)) = word.split_once('/') {
-        return Err(match protocol.to_ascii_lowercase().as_str() {
-            "tcp" => fault(format!("`{word}`: TCP is all there is so far"), format!("write {port}")),
-            "udp" => fault(format!("`{word}`: UDP is not served yet"), "TCP ports only, such as 8080:80"),
-            _ => fault(format!("`{word}` is not a port"), "write 8080:80, 80 or :http"),
-        });
-    }
+fn port(word: &str) -> Result<(LocalPort, RemotePort, Protocol), WordFault> {
+    let (ports, protocol) = word.split_once('/').unwrap_or((word, "tcp"));
+    let protocol = match protocol.to_ascii_lowercase().as_str() {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => {
+            return Err(fault(
+                format!("`{word}`: `{protocol}` is no protocol that can be forwarded"),
+                "write 8080:80, 80 or :http for TCP, 53:53/udp for UDP",
+            ));
+        }
+    };
+    let (local, remote) = pair(ports)?;
+    Ok((local, remote, protocol))
+}
+
+fn pair(word: &str) -> Result<(LocalPort, RemotePort), WordFault> {
     match word.split(':').collect::<Vec<_>>()[..] {
         [both] => {
             let number = number(both, word)?;
@@ -184,6 +194,8 @@ fn object(word: &str, kind: &str, name: &str) -> Result<TargetObject, WordFault>
             return Ok(TargetObject::Service(name.to_owned()));
         }
         "pod" | "pods" | "po" => return pod(word, name),
+        // What it may be is said by the check of the whole forward.
+        "proxy" | "host" => return Ok(TargetObject::Host(name.trim_matches(['[', ']']).to_owned())),
         _ => {}
     }
     if let Some(kind) = WorkloadKind::parse(&lower) {
@@ -207,7 +219,7 @@ fn object(word: &str, kind: &str, name: &str) -> Result<TargetObject, WordFault>
         }
         _ => fault(
             format!("`{kind}` in `{word}` is not a kind that can be forwarded to"),
-            "kinds are svc, pod, deploy, sts, ds, rs and job: svc/web",
+            "kinds are svc, pod, deploy, sts, ds, rs, job and proxy: svc/web",
         ),
     })
 }
@@ -248,7 +260,10 @@ mod tests {
     /// What was understood, in one notation.
     fn told(line: &str) -> String {
         let wanted = read(line).unwrap_or_else(|fault| panic!("{line}: {fault}"));
-        let each = wanted.iter().map(|one| format!("{} {}>{}", one.object, one.local.number(), one.remote));
+        let each = wanted.iter().map(|one| {
+            let udp = if one.protocol == Protocol::Udp { "/udp" } else { "" };
+            format!("{} {}>{}{udp}", one.object, one.local.number(), one.remote)
+        });
         each.collect::<Vec<_>>().join(", ")
     }
 
@@ -279,6 +294,11 @@ mod tests {
             ("svc/a 8080:80 svc/b 5432", "service/a 8080>80, service/b 5432>5432"),
             ("svc/a 1 2:3 x :4", "service/a 1>1, service/a 2>3, pod/x 0>4"),
             ("0db 80", "pod/0db 80>80"),
+            ("svc/dns 53/udp 5353:53/UDP :dns/udp", "service/dns 53>53/udp, service/dns 5353>53/udp, service/dns 0>dns/udp"),
+            ("svc/web 80/tcp", "service/web 80>80"),
+            ("proxy/db.corp.example 5432", "host/db.corp.example 5432>5432"),
+            ("host/10.0.0.7 5432:5433", "host/10.0.0.7 5432>5433"),
+            ("proxy/[fd00::7] 80", "host/fd00::7 80>80"),
         ] {
             assert_eq!(told(line), expected, "{line}");
         }
@@ -306,8 +326,7 @@ mod tests {
             "svc/web 127.0.0.1:8080:80",
             "svc/web :HTTP",
             "svc/web :-x",
-            "svc/web 53/udp",
-            "svc/web 80/tcp",
+            "svc/web 53/sctp",
             "svc/web 99999:1",
             "svc/ 80",
             "svc/Web 80",

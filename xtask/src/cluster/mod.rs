@@ -97,6 +97,9 @@ pub(crate) enum Verb {
         /// Write an audit log of every request the API server gets (`<state>/log/audit.log`)
         #[arg(long)]
         audit: bool,
+        /// Also build the relay's image and load it as kftray-server:VERSION
+        #[arg(long)]
+        relay: bool,
     },
     /// Stop it and remove every trace of it
     Down,
@@ -151,7 +154,10 @@ struct Record {
 /// Runs one verb.
 pub(crate) fn run(which: &Which, verb: Verb) -> Result<()> {
     match verb {
-        Verb::Up { audit } => up(which, audit),
+        Verb::Up { audit, relay } => {
+            up(which, audit)?;
+            if relay { load_relay(which) } else { Ok(()) }
+        }
         Verb::Down => down(which),
         Verb::Status => status(),
         Verb::Env => print_env(&existing(which)?),
@@ -221,6 +227,14 @@ pub(crate) fn down(which: &Which) -> Result<()> {
 /// Applies the workloads and waits for them.
 pub(crate) fn load(which: &Which) -> Result<()> {
     workloads::load(&existing(which)?)
+}
+
+/// Builds the relay's image and loads it, in place of an earlier one.
+pub(crate) fn load_relay(which: &Which) -> Result<()> {
+    let (name, archive) = crate::image::for_this_machine()?;
+    existing(which)?.import(&[image::Image { name: name.clone(), archive }])?;
+    println!("the relay's image is loaded as {name}");
+    Ok(())
 }
 
 /// Copies the logs of the cluster's processes to a directory that outlives it.

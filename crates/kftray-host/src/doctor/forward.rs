@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use kftray_commons::api::{EndpointInfo, ForwardReport, Holder, LocalReport, PodCondition};
-use kftray_commons::spec::LocalPort;
+use kftray_commons::spec::{LocalPort, Protocol};
 use kftray_commons::{Code, ContextRef, ForwardSpec, Problem, Workload};
 use kftray_kube::{Cluster, KubePorts, diagnose};
-use kftray_portforward::ports::{Condition, Endpoint, Resolution, Resolve as _};
+use kftray_portforward::ports::{Condition, Endpoint, Resolution, Resolve as _, Wanted};
 use kftray_portforward::{LocalAddress, probe};
 
 use super::Patient;
@@ -65,7 +65,7 @@ async fn local(patient: &Patient, report: &mut ForwardReport) {
             holder: Holder::Free,
             owner: None,
         };
-        match probe(&[address], Some(port)).await {
+        match probe(&[address], Some(port), spec.protocol).await {
             Ok(addresses) => report.local.extend(addresses.into_iter().map(shown)),
             Err(problem) => {
                 let taken = problem.code == Code::PortInUse;
@@ -82,8 +82,12 @@ async fn local(patient: &Patient, report: &mut ForwardReport) {
 }
 
 async fn endpoints(ports: &KubePorts, spec: &ForwardSpec, report: &mut ForwardReport) {
+    // What goes by way of a relay is not asked for: that would start one.
+    if spec.protocol == Protocol::Udp {
+        return;
+    }
     let Some((target, port)) = spec.target() else { return };
-    let mut known = ports.follow(&target, &port);
+    let mut known = ports.follow(&Wanted::direct(target, port));
     let answered = known.wait_for(|resolution| !matches!(resolution, Resolution::Pending));
     let resolution = match tokio::time::timeout(ENDPOINTS, answered).await {
         Ok(Ok(resolution)) => resolution.clone(),

@@ -22,7 +22,7 @@ use crate::board::Board;
 use crate::clock;
 use crate::history::Chronicle;
 
-pub(crate) use plan::{Lifetime, left_out, plan, unsupported};
+pub(crate) use plan::{Lifetime, left_out, plan};
 use runner::Runner;
 
 /// How often counters are told while somebody looks: smooth for an eye, nothing for a machine.
@@ -227,7 +227,7 @@ impl Fleet {
 
     fn launch(self: &Arc<Self>, wanted: Wanted) -> Result<Running, Problem> {
         let Wanted { id, spec, origin, lifetime, listeners } = wanted;
-        let config = plan(&spec)?;
+        let config = plan(&spec, &spec.label());
         let notes = left_out(&spec);
         let target = spec.workload.to_string();
         let state = runner::first_state(id, spec.label(), target, origin, lifetime, notes.clone());

@@ -2,45 +2,12 @@
 
 use std::time::Duration;
 
-use kftray_commons::spec::{LocalPort, Protocol};
-use kftray_commons::{Code, ForwardSpec, Problem, Workload};
-use kftray_portforward::{ForwardConfig, LocalAddress};
+use kftray_commons::ForwardSpec;
+use kftray_portforward::{Config, DEFAULT_HOLD};
 
-/// What the engine shall run.
-///
-/// # Errors
-/// `unsupported` with the kind that this build does not serve.
-pub(crate) fn plan(spec: &ForwardSpec) -> Result<ForwardConfig, Problem> {
-    if let Some(what) = unsupported(spec) {
-        return Err(Problem::new(Code::Unsupported, format!("{what} forwards are not served yet")));
-    }
-    let Some((target, remote_port)) = spec.target() else {
-        return Err(Problem::new(Code::Internal, format!("{} has no target", spec.label())));
-    };
-    let mut config = ForwardConfig::new(spec.label(), target, remote_port);
-    // Parsing an address never fails: what is no address is a host name.
-    let addresses = spec.listen.hosts.iter().map(|host| match host.parse::<LocalAddress>() {
-        Ok(address) => address,
-        Err(never) => match never {},
-    });
-    config.addresses = addresses.collect();
-    config.local_port = match spec.listen.port {
-        LocalPort::Random => None,
-        LocalPort::Fixed(port) => Some(port),
-    };
-    Ok(config)
-}
-
-/// The kind of forward that this build does not serve, if it is one.
-pub(crate) fn unsupported(spec: &ForwardSpec) -> Option<&'static str> {
-    match (&spec.workload, spec.protocol) {
-        (Workload::Proxy { .. }, _) => Some("proxy"),
-        (Workload::Expose(_), _) => Some("expose"),
-        (Workload::Service { .. } | Workload::Pod { .. } | Workload::Owner { .. }, Protocol::Udp) => {
-            Some("udp")
-        }
-        (Workload::Service { .. } | Workload::Pod { .. } | Workload::Owner { .. }, Protocol::Tcp) => None,
-    }
+/// What the engine shall run, under a name for people.
+pub(crate) fn plan(spec: &ForwardSpec, name: &str) -> Config {
+    Config::of(spec, name, DEFAULT_HOLD)
 }
 
 /// What is left out of a forward although it runs.

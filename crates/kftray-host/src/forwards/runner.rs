@@ -10,7 +10,7 @@ use kftray_commons::api::{
 use kftray_commons::{Code, Counters, ForwardId, Problem, Status};
 use kftray_kube::KubePorts;
 use kftray_portforward::ports::{Condition, Resolution, Resolve as _};
-use kftray_portforward::{Event, Forward};
+use kftray_portforward::{Config, Event, Forward};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -54,8 +54,14 @@ impl Runner {
 
     async fn until_the_end(&mut self, mut stop: oneshot::Receiver<EndedBy>) -> EndedBy {
         let mut events = self.forward.events();
-        let config = self.forward.config();
-        let mut resolution = self.kube.follow(&config.target, &config.remote_port);
+        let (_nothing, mut resolution) = match self.forward.config() {
+            Config::Forward(config) => (None, self.kube.follow(&config.wanted())),
+            // An expose leads to no pods.
+            Config::Expose(_) => {
+                let (nothing, resolution) = watch::channel(Resolution::Pending);
+                (Some(nothing), resolution)
+            }
+        };
         self.resolved(&mut resolution);
         loop {
             let deadline = self.deadline();
@@ -122,7 +128,24 @@ impl Runner {
                 self.tell(HistoryKind::Ready, message, None);
             }
             Event::ConnectionFailed { peer, problem } => self.connection_failed(&peer.to_string(), problem),
-            Event::Stopped { .. } => {}
+            Event::Published { urls, notes } => {
+                self.notes.extend(notes);
+                let message = format!("reachable at {}", urls.join(", "));
+                let notes = self.all_notes();
+                self.board.change_forward(self.id, |state| {
+                    state.addresses = urls;
+                    state.notes = notes;
+                });
+                self.tell(HistoryKind::Ready, message, None);
+            }
+            Event::CallFailed { caller, problem } => self.connection_failed(&caller, problem),
+            Event::Note(problem) => {
+                self.notes.push(format!("{}. {}", problem.message, problem.remedy));
+                let notes = self.all_notes();
+                self.board.change_forward(self.id, |state| state.notes = notes);
+            }
+            // Counted; each one would drown the history.
+            Event::Called(_) | Event::Stopped { .. } => {}
         }
     }
 
@@ -164,7 +187,8 @@ impl Runner {
     fn explained(&self, status: Status) -> Status {
         let Status::NeedsUser { mut cause } = status else { return status };
         if cause.code == Code::PortInUse
-            && let Some(port) = self.forward.config().local_port
+            && let Config::Forward(config) = self.forward.config()
+            && let Some(port) = config.local_port
         {
             let ending = format!(":{port}");
             let holder = self.board.forwards().into_iter().find(|other| {
@@ -202,9 +226,10 @@ impl Runner {
     }
 
     fn all_notes(&self) -> Vec<String> {
-        let config = self.forward.config();
         let mut notes = self.notes.clone();
-        notes.extend(self.kube.notes(&config.target, &config.remote_port));
+        if let Config::Forward(config) = self.forward.config() {
+            notes.extend(self.kube.notes(&config.target, &config.remote_port));
+        }
         notes
     }
 

@@ -52,6 +52,12 @@ impl Environment {
         self.get(name)?.to_str()
     }
 
+    /// The user's name as the variables tell it; empty if they do not.
+    #[must_use]
+    pub fn user(&self) -> &str {
+        ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| self.text(name)).unwrap_or_default()
+    }
+
     /// Every variable, for child processes.
     pub fn variables(&self) -> impl Iterator<Item = (&OsStr, &OsStr)> {
         self.variables.iter().map(|(key, value)| (key.as_os_str(), value.as_os_str()))

@@ -3,7 +3,7 @@
 //!
 //! [`deploy`] brings it there and keeps it there; [`tunnel`] talks to it. This file is the seam between the two.
 
-pub(crate) mod deploy;
+pub mod deploy;
 pub(crate) mod tunnel;
 
 use std::fmt;
@@ -92,6 +92,7 @@ pub(crate) struct Exposed {
     pub(crate) notes: Vec<String>,
     /// Dropping it deletes the relay it was made for, and with it all objects that still belong to it, without waiting.
     /// The same name published again waits for that.
+    #[expect(dead_code, reason = "only its drop matters")]
     pub(crate) guard: Box<dyn Send + Sync>,
 }
 

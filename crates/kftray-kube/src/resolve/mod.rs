@@ -162,12 +162,7 @@ impl Resolver {
 }
 
 impl Root {
-    fn follow(
-        self: &Arc<Self>,
-        target: &Target,
-        port: &RemotePort,
-        way: Way,
-    ) -> watch::Receiver<Resolution> {
+    fn follow(self: &Arc<Self>, target: &Target, port: &RemotePort, way: Way) -> watch::Receiver<Resolution> {
         let key = (target.clone(), port.clone(), way);
         let mut followers = lock(&self.followers);
         if let Some(followed) = followers.get(&key) {

@@ -170,7 +170,9 @@ fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoi
     let host: Arc<str> = Arc::from(&*pod.status.pod_ip);
     // The relay cannot reach what has no address yet.
     let condition = match condition {
-        Condition::Ready | Condition::Draining if scene.way.by_relay && host.is_empty() => Condition::NotReady,
+        Condition::Ready | Condition::Draining if scene.way.by_relay && host.is_empty() => {
+            Condition::NotReady
+        }
         condition => condition,
     };
     Endpoint {

@@ -55,9 +55,7 @@ pub(super) fn meaning(scene: &Scene, service: &Service, port: &RemotePort) -> Re
                 service.spec.external_name
             ),
         )
-        .with_remedy(
-            "Say \"via\": \"relay\": the relay reaches other hosts, too.",
-        ));
+        .with_remedy("Say \"via\": \"relay\": the relay reaches other hosts, too."));
     }
     let matches = |candidate: &&ServicePort| match port {
         RemotePort::Number(number) => candidate.port == number.get(),

@@ -88,6 +88,7 @@ impl Rig {
             environment: environment(&[]),
             transport: carrier.as_str().parse().expect("a transport"),
             memory: TransportMemory::default(),
+            ..KubeOptions::from_process()
         };
         let ports = KubePorts::new(options);
         let engine =

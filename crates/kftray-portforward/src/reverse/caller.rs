@@ -1,20 +1,119 @@
-//! One caller's connection.
+//! One caller's connection, from its arrival to its end.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::time::Duration;
 
-use kftray_commons::{Code, Problem};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
 
 use super::Shared;
-use crate::event::Event;
-use crate::ports::Inbound;
+use super::http::{Exchange, Told};
+use super::local::{self, Local, Speaks};
+use super::pump::{End, Pump};
+use crate::event::{Call, Event};
+use crate::ports::{Channel, Inbound};
+
+/// How long bytes are still taken (and thrown away) after an answer of ours, or after the program has closed. A channel that
+/// is dropped with bytes on their way is reset, and the reset may overtake the end of the answer.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Serves one caller to its end.
-pub(crate) async fn serve(shared: Arc<Shared>, inbound: Inbound, permit: OwnedSemaphorePermit) {
-    let _open = shared.about.tally.accepted();
-    shared.about.tally.failed();
-    let message = format!("{} is not carried yet", shared.config.offer.name);
-    let problem = Problem::new(Code::Unsupported, message);
-    shared.about.tell(Event::CallFailed { caller: inbound.peer, problem });
+pub(super) async fn serve(shared: Arc<Shared>, inbound: Inbound, permit: OwnedSemaphorePermit) {
+    let tally = &shared.about.tally;
+    let _open = tally.accepted();
+    let Inbound { mut channel, peer } = inbound;
+    let mut caller = Caller { shared: &shared, peer: peer.clone(), since: Instant::now(), raw: false };
+    let end = caller.run(channel.as_mut()).await;
+    if caller.raw {
+        let took = caller.since.elapsed();
+        shared.about.tell(Event::Called(Call { caller: peer.clone(), request: None, status: None, took }));
+    }
+    match end {
+        End::Orderly | End::HungUp => {}
+        End::Answered { more: true } => drain(channel).await,
+        End::Answered { more: false } => {}
+        End::CallerGone(error) => debug!(caller = peer, %error, "the caller is gone"),
+        End::ProgramGone(problem) => {
+            debug!(caller = peer, %problem, "the local program is gone");
+            if caller.raw {
+                tally.failed();
+                shared.about.tell(Event::CallFailed { caller: peer, problem });
+            }
+        }
+    }
     drop(permit);
+}
+
+struct Caller<'a> {
+    shared: &'a Shared,
+    peer: String,
+    since: Instant,
+    /// It was no HTTP/1 from the beginning.
+    raw: bool,
+}
+
+impl Caller<'_> {
+    async fn run(&mut self, channel: &mut dyn Channel) -> End {
+        let expose = &self.shared.config.offer.expose;
+        let http = expose.is_http();
+        let mut exchange = match http {
+            true => Exchange::new(&self.shared.rules, self.peer.clone()),
+            false => Exchange::raw(&self.shared.rules, self.peer.clone()),
+        };
+        let address = local::address(expose);
+        let mut pump = Pump::new(channel, &mut exchange, &self.shared.about.tally, &address);
+        let early = pump.until_needed().await;
+        self.raw = pump.exchange().is_raw();
+        self.tell(pump.exchange());
+        if let Some(end) = early {
+            return end;
+        }
+        let speaks = match (http, pump.exchange().is_http2()) {
+            (false, _) => Speaks::Anything,
+            (true, true) => Speaks::Http2,
+            (true, false) => Speaks::Http1,
+        };
+        let mut local = match Local::connect(expose, speaks).await {
+            Ok(local) => local,
+            Err(problem) => {
+                let end = pump.without_program(problem).await;
+                self.tell(pump.exchange());
+                return end;
+            }
+        };
+        loop {
+            let end = pump.run(&mut local).await;
+            self.tell(pump.exchange());
+            match end {
+                None => {}
+                Some(end) => {
+                    if matches!(end, End::Orderly | End::Answered { .. }) {
+                        local.orderly();
+                    }
+                    return end;
+                }
+            }
+        }
+    }
+
+    fn tell(&self, exchange: &mut Exchange<'_>) {
+        for told in exchange.told() {
+            match told {
+                Told::Called(call) => self.shared.about.tell(Event::Called(call)),
+                Told::Failed { caller, problem } => {
+                    self.shared.about.tally.failed();
+                    debug!(caller, code = %problem.code, %problem, "a call failed");
+                    self.shared.about.tell(Event::CallFailed { caller, problem });
+                }
+            }
+        }
+    }
+}
+
+/// Lets the last answer arrive.
+async fn drain(mut channel: Box<dyn Channel>) {
+    let deadline = Instant::now() + DRAIN;
+    while let Ok(Ok(Some(_))) = timeout_at(deadline, poll_fn(|cx| channel.poll_recv(cx))).await {}
 }

@@ -4,11 +4,14 @@
 //! caller -> (Service, Ingress) -> relay == tunnel == publication --Inbound--> [this task] -> caller's task -> program
 //! ```
 //!
-//! What is carried is bytes. Where it is HTTP/1, the heads of requests are looked at on the way: to tell the
+//! What is carried is bytes. Where it is HTTP/1, the heads of requests are looked at on the way ([`http`]): to tell the
 //! program who calls, to turn callers away who may not call, and to tell people what is going on.
 
 mod caller;
+mod http;
+mod local;
 mod phase;
+mod pump;
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -34,16 +37,19 @@ const CALLERS: usize = 1_000;
 pub(crate) struct Shared {
     pub(crate) about: Arc<About>,
     pub(crate) config: ExposeConfig,
+    rules: http::Rules,
 }
 
 /// Runs an expose from its start to the end of its last caller.
 pub(crate) async fn run(process: Arc<Process>, about: Arc<About>, config: ExposeConfig) {
     let open_for = config.offer.expose.access.expires_after.map(Duration::from_secs);
-    let shared = Arc::new(Shared { about: Arc::clone(&about), config });
+    let rules = http::Rules::of(&config.offer);
+    let shared = Arc::new(Shared { about: Arc::clone(&about), config, rules });
     let mut expose = Expose {
         publication: None,
         phases: Phases::new(open_for, Instant::now().into_std()),
         callers: JoinSet::new(),
+        permit: None,
         process,
         shared,
     };
@@ -65,6 +71,8 @@ struct Expose {
     publication: Option<Box<dyn Publication>>,
     phases: Phases,
     callers: JoinSet<()>,
+    /// For the next caller.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What woke the task.
@@ -85,7 +93,6 @@ impl Expose {
         let mut network = self.process.network.subscribe();
         let mut state = self.publish();
         about.publish(self.phases.status(now()));
-        let mut permit: Option<OwnedSemaphorePermit> = None;
         loop {
             let deadline = self.phases.deadline();
             let room = self.callers.len() < CALLERS;
@@ -102,36 +109,19 @@ impl Expose {
                 () = about.retry.notified() => Wake::Retry,
                 _ = network.changed() => Wake::Network,
                 Ok(()) = state.changed() => Wake::State(state.borrow_and_update().clone()),
-                Ok(permit) = Arc::clone(&self.process.open).acquire_owned(), if room && permit.is_none() => {
+                Ok(permit) = Arc::clone(&self.process.open).acquire_owned(), if room && self.permit.is_none() => {
                     Wake::Permit(permit)
                 }
-                inbound = accept(&mut self.publication), if room && permit.is_some() => Wake::Inbound(inbound),
+                inbound = accept(&mut self.publication), if room && self.permit.is_some() => Wake::Inbound(inbound),
                 () = sleep_until(deadline.map_or_else(Instant::now, Instant::from)), if deadline.is_some() => {
                     Wake::Deadline
                 }
             };
-            let effect = match wake {
-                Wake::Stop => return,
-                Wake::CallerEnded => None,
-                Wake::Permit(granted) => {
-                    permit = Some(granted);
-                    None
-                }
-                Wake::Inbound(inbound) => {
-                    if let Some(permit) = permit.take() {
-                        self.callers.spawn(caller::serve(Arc::clone(&self.shared), inbound, permit));
-                    }
-                    None
-                }
-                Wake::State(news) => {
-                    self.told(&news);
-                    self.step(Input::State(news))
-                }
-                Wake::Retry => self.step(Input::Retry),
-                Wake::Network => self.step(Input::NetworkChanged),
-                Wake::Deadline => self.step(Input::Timer),
-            };
-            match effect {
+            if matches!(wake, Wake::Stop) {
+                return;
+            }
+            let Some(input) = self.take(wake) else { continue };
+            match self.step(input) {
                 None => {}
                 Some(Effect::Publish) => state = self.publish(),
                 Some(Effect::Retry) => {
@@ -145,6 +135,29 @@ impl Expose {
                     self.callers.shutdown().await;
                 }
             }
+        }
+    }
+
+    /// Does what needs no thought; returns what the phases have to hear.
+    fn take(&mut self, wake: Wake) -> Option<Input> {
+        match wake {
+            Wake::Stop | Wake::CallerEnded => None,
+            Wake::Permit(permit) => {
+                self.permit = Some(permit);
+                None
+            }
+            Wake::Inbound(inbound) => {
+                let permit = self.permit.take()?;
+                self.callers.spawn(caller::serve(Arc::clone(&self.shared), inbound, permit));
+                None
+            }
+            Wake::State(news) => {
+                self.told(&news);
+                Some(Input::State(news))
+            }
+            Wake::Retry => Some(Input::Retry),
+            Wake::Network => Some(Input::NetworkChanged),
+            Wake::Deadline => Some(Input::Timer),
         }
     }
 

@@ -141,6 +141,28 @@ async fn a_half_close_passes_where_the_transport_can() {
     assert_eq!(sim.seen().resets, 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_relay_is_suggested_once_when_connections_are_held_back() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    let mut events = forward.events();
+    sim.change("a", |pod| pod.manner = Manner::Fail(Code::Overloaded, Delivery::Nothing));
+    let mut clients = [connect(&forward).await, connect(&forward).await];
+    sim.until("two tries each", |seen| seen.dials >= 4).await;
+    sim.change("a", |pod| pod.manner = Manner::Serve);
+    for client in &mut clients {
+        client.write_all(b"x").await.expect("write");
+        assert_eq!(client.read_u8().await.expect("served after all"), b'x');
+    }
+    let mut notes = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let Event::Note(problem) = event {
+            notes.push(problem.code);
+        }
+    }
+    assert_eq!(notes, [Code::SuggestRelay]);
+}
+
 #[tokio::test]
 async fn upload_goes_on_after_the_pods_end_where_the_transport_can() {
     let sim = Sim::with(App::Send(10), &["a"]);

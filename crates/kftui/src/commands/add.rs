@@ -10,7 +10,7 @@ use kftray_commons::{ForwardSpec, border};
 use serde_json::Map;
 
 use super::act;
-use crate::cli::{PlaceArgs, duration};
+use crate::cli::{PlaceArgs, Way, duration};
 use crate::connect;
 use crate::exit::Exit;
 use crate::forward;
@@ -30,6 +30,10 @@ pub(crate) struct AddArgs {
     /// Target, then its ports, then the next target, as in `kftui forward`
     #[arg(value_name = "TARGET PORT", required = true, num_args = 1..)]
     pub(crate) words: Vec<String>,
+
+    /// Which way TCP takes to pods; `auto` is by the relay if one is there. UDP and proxy/ always go by the relay
+    #[arg(long, value_enum, default_value_t, value_name = "WAY")]
+    pub(crate) via: Way,
 
     #[command(flatten)]
     pub(crate) place: PlaceArgs,
@@ -56,7 +60,7 @@ pub(crate) struct AddArgs {
 
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &AddArgs) -> Result<Vec<ForwardSpec>, String> {
-    let mut specs = forward::specs_of(&args.words, &args.place)?;
+    let mut specs = forward::specs_of(&args.words, &args.place, args.via)?;
     if let (Some(alias), [only]) = (&args.alias, &mut specs[..]) {
         only.alias = Some(alias.clone());
     } else if args.alias.is_some() {

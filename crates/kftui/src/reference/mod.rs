@@ -25,7 +25,8 @@ use crate::exit::Exit;
 use crate::session::{self, Names, Rules};
 use crate::shown::{self, Cell, Condition, Forward, Grouping, Table};
 use crate::signals::Signals;
-use crate::{child, connect, documents, render, stack};
+use crate::stack::Stack;
+use crate::{child, connect, documents, render};
 
 use source::Source;
 
@@ -217,7 +218,7 @@ async fn in_memory(source: Source, args: &ReferenceArgs) -> Result<Exit> {
         command: args.command.clone(),
     };
     let mut signals = Signals::install()?;
-    let engine = stack::engine(Transport::Auto);
+    let stack = Stack::new(Transport::Auto);
     let more = match source.more {
         Some(more) => {
             let mut ports = source.ports;
@@ -230,7 +231,9 @@ async fn in_memory(source: Source, args: &ReferenceArgs) -> Result<Exit> {
         }
         None => futures::stream::pending().boxed(),
     };
-    session::run_with(&engine, items, more, &rules, screen.as_mut(), &mut signals).await
+    let exit = session::run_with(&stack.engine, items, more, &rules, screen.as_mut(), &mut signals).await;
+    stack.finish().await;
+    exit
 }
 
 /// What a source holds; nothing is started without `--auto-start`.

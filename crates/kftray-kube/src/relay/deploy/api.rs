@@ -105,7 +105,12 @@ impl Api {
     }
 
     /// Merges changes into an object that is still the one that was read. `None`: it is not.
-    pub(super) async fn merge(&self, kind: Kind, known: &Value, changes: &Value) -> Result<Option<Value>, Problem> {
+    pub(super) async fn merge(
+        &self,
+        kind: Kind,
+        known: &Value,
+        changes: &Value,
+    ) -> Result<Option<Value>, Problem> {
         let name = known["metadata"]["name"].as_str().unwrap_or_default();
         let tried = self.tried("patch", kind, name);
         let mut changes = changes.clone();
@@ -150,12 +155,15 @@ impl Api {
         request: Result<http::Request<Vec<u8>>, kube::core::request::Error>,
         tried: &Tried<'_>,
     ) -> Result<Value, Failure> {
-        let request = request.map_err(|error| Failure::Told(Problem::new(Code::Internal, error.to_string())))?;
+        let request =
+            request.map_err(|error| Failure::Told(Problem::new(Code::Internal, error.to_string())))?;
         match tokio::time::timeout(ANSWER, self.client.request::<Value>(request)).await {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Exists),
             Ok(Err(kube::Error::Api(status)))
-                if status.code == 404 && !tried.name.is_empty() && !status.message.contains("namespaces \"") =>
+                if status.code == 404
+                    && !tried.name.is_empty()
+                    && !status.message.contains("namespaces \"") =>
             {
                 Err(Failure::Missing)
             }

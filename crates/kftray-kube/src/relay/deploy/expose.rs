@@ -41,7 +41,10 @@ pub(super) async fn remove(api: &Api, owner: &Owner) {
     match timeout(TIDY, api.delete(JOBS, &owner.name, &owner.uid)).await {
         Ok(Ok(_)) => {}
         Ok(Err(problem)) => tracing::info!(%problem, job = owner.name, "an expose is left to end by itself"),
-        Err(_) => tracing::info!(job = owner.name, "the cluster does not answer: an expose is left to end by itself"),
+        Err(_) => tracing::info!(
+            job = owner.name,
+            "the cluster does not answer: an expose is left to end by itself"
+        ),
     }
 }
 
@@ -108,8 +111,9 @@ impl<'a> Plan<'a> {
         }
         if !expose.is_public() && alias.contains('.') {
             let message = format!("the alias `{alias}` has a dot, and becomes the name of a Service");
-            return Err(Problem::new(Code::SpecInvalid, message)
-                .with_remedy("Use a plain name such as internal-api, or \"exposure_type\": \"public\" for a host name."));
+            return Err(Problem::new(Code::SpecInvalid, message).with_remedy(
+                "Use a plain name such as internal-api, or \"exposure_type\": \"public\" for a host name.",
+            ));
         }
         Ok(Self { alias, namespace, expose, name })
     }
@@ -141,9 +145,7 @@ impl<'a> Plan<'a> {
 
     fn service(&self, identity: &Identity, owner: &Owner) -> Value {
         let name = if self.is_http() { "http" } else { "tcp" };
-        let port = |name: &str, number: u16| {
-            json!({ "name": name, "port": number, "targetPort": EXPOSE_PORT, "protocol": "TCP" })
-        };
+        let port = |name: &str, number: u16| json!({ "name": name, "port": number, "targetPort": EXPOSE_PORT, "protocol": "TCP" });
         let mut ports = vec![port(name, self.port())];
         if self.is_http() && self.port() != HTTP {
             // So that pods of the namespace may write http://ALIAS.
@@ -220,25 +222,34 @@ impl<'a> Plan<'a> {
             Exposure::Internal { protocol: ExposeProtocol::Http } => {
                 vec![format!("http://{name}.{namespace}"), format!("http://{name}.{namespace}:{port}")]
             }
-            Exposure::Internal { protocol: ExposeProtocol::Tcp } => vec![format!("tcp://{name}.{namespace}:{port}")],
+            Exposure::Internal { protocol: ExposeProtocol::Tcp } => {
+                vec![format!("tcp://{name}.{namespace}:{port}")]
+            }
         }
     }
 
     fn notes(&self) -> Vec<String> {
         let Exposure::Public { ingress_class, certificate, .. } = &self.expose.exposure else {
-            return vec!["The addresses are those of the cluster: its pods reach them, this machine does not.".to_owned()];
+            return vec![
+                "The addresses are those of the cluster: its pods reach them, this machine does not."
+                    .to_owned(),
+            ];
         };
         let mut notes =
             vec![format!("The DNS of {} must lead to the cluster's Ingress controller.", self.alias)];
         if ingress_class.is_none() {
-            notes.push("No ingress_class is set: the cluster's default class serves it, if there is one.".to_owned());
+            notes.push(
+                "No ingress_class is set: the cluster's default class serves it, if there is one.".to_owned(),
+            );
         }
         if let Some(Certificate { issuer, kind }) = certificate {
             let kind = match kind {
                 IssuerKind::Issuer => "Issuer",
                 IssuerKind::ClusterIssuer => "ClusterIssuer",
             };
-            notes.push(format!("The certificate comes from cert-manager's {kind} {issuer} and may take a minute."));
+            notes.push(format!(
+                "The certificate comes from cert-manager's {kind} {issuer} and may take a minute."
+            ));
         }
         notes
     }
@@ -342,7 +353,8 @@ fn is_own(object: &Value, identity: &Identity, alias: &str) -> bool {
 /// The refusal names the owner as far as the object tells.
 fn taken(kind: Kind, found: &Value) -> Problem {
     let metadata = &found["metadata"];
-    let text = |map: &str, key: &str| metadata[map][key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let text =
+        |map: &str, key: &str| metadata[map][key].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
     let owner = metadata["ownerReferences"].as_array().and_then(|owners| owners.first());
     let by_kftray = metadata["labels"][label::MANAGED_BY] == super::manifest::MANAGER;
     let whose = text("annotations", annotation::CREATED_BY)
@@ -451,7 +463,9 @@ mod tests {
             ("web.shop", internal(ExposeProtocol::Http), "has a dot"),
         ] {
             let offer = offer(name, exposure);
-            let problem = Plan::new(offer.0, "shop", &offer.1).err().unwrap_or_else(|| panic!("{name} is taken for a name"));
+            let problem = Plan::new(offer.0, "shop", &offer.1)
+                .err()
+                .unwrap_or_else(|| panic!("{name} is taken for a name"));
             assert_eq!(problem.code, Code::SpecInvalid);
             assert!(problem.message.contains(words), "{}", problem.message);
         }
@@ -461,7 +475,8 @@ mod tests {
     fn a_change_takes_away_what_is_not_wanted_any_more() {
         let before = offer("a.example.com", public(&[("x/y", "1"), ("x/z", "2")], true));
         let after = offer("a.example.com", public(&[("x/z", "3")], false));
-        let plan = |wish: &Wish| Plan::new(wish.0, "shop", &wish.1).unwrap().ingress(&identity(), &owner()).unwrap();
+        let plan =
+            |wish: &Wish| Plan::new(wish.0, "shop", &wish.1).unwrap().ingress(&identity(), &owner()).unwrap();
         let changes = changes(&plan(&before), &plan(&after));
         assert_eq!(changes["metadata"]["annotations"]["x/y"], Value::Null);
         assert!(changes["metadata"]["annotations"].get("x/y").is_some(), "null is said, not left out");
@@ -481,7 +496,10 @@ mod tests {
             (json!({"annotations": {"meta.helm.sh/release-name": "shop"}}), "Helm release shop"),
             (json!({"ownerReferences": [{"kind": "Gateway", "name": "g"}]}), "gateway g"),
             (json!({"labels": {"app.kubernetes.io/managed-by": "argocd"}}), "argocd"),
-            (json!({"managedFields": [{"manager": "kubectl-client-side-apply"}]}), "kubectl-client-side-apply"),
+            (
+                json!({"managedFields": [{"manager": "kubectl-client-side-apply"}]}),
+                "kubectl-client-side-apply",
+            ),
             (json!({}), "somebody else"),
         ];
         for (metadata, words) in cases {
@@ -490,7 +508,10 @@ mod tests {
             found["metadata"]["namespace"] = json!("shop");
             let problem = taken(SERVICES, &found);
             assert_eq!(problem.code, Code::NameTaken);
-            assert!(problem.message.contains(words) && problem.message.contains("service shop/web"), "{problem}");
+            assert!(
+                problem.message.contains(words) && problem.message.contains("service shop/web"),
+                "{problem}"
+            );
         }
     }
 

@@ -82,7 +82,12 @@ impl Installation {
         if self.access == Access::Secret {
             objects.push(self.secret(by, &key::random_token()));
         }
-        objects.extend([self.network_policy(by), self.deployment(by, &spec, server), self.service(by), self.role(by)]);
+        objects.extend([
+            self.network_policy(by),
+            self.deployment(by, &spec, server),
+            self.service(by),
+            self.role(by),
+        ]);
         if !self.subjects.is_empty() {
             objects.push(self.role_binding(by));
         }
@@ -265,7 +270,8 @@ pub(super) async fn install(
         let found = api.get(kind, &identity(&object).0).await?;
         if let Some(found) = found.as_ref().filter(|found| kind != NAMESPACES && !is_ours(found)) {
             let (name, _) = identity(found);
-            let message = format!("the name is taken: {} {}/{name} is not kftray's", kind.word(), api.namespace);
+            let message =
+                format!("the name is taken: {} {}/{name} is not kftray's", kind.word(), api.namespace);
             return Err(Problem::new(Code::NameTaken, message)
                 .with_remedy("Remove or rename it, or install the relay in another namespace."));
         }
@@ -300,7 +306,13 @@ pub(super) async fn uninstall(
     let everything = Installation {
         access: Access::Secret,
         subjects: vec![(SubjectKind::User, String::new())],
-        ..Installation { settings: RelaySettings { system_namespace: wanted.settings.system_namespace.clone(), ..RelaySettings::default() }, ..wanted.clone() }
+        ..Installation {
+            settings: RelaySettings {
+                system_namespace: wanted.settings.system_namespace.clone(),
+                ..RelaySettings::default()
+            },
+            ..wanted.clone()
+        }
     };
     let mut done = Vec::new();
     let mut objects = everything.objects(by, None)?;

@@ -61,10 +61,15 @@ pub(super) async fn keep(life: &Life, spec: &RelaySpec, out: &watch::Sender<Rela
                     publish(out, RelayState::Up(up.into()));
                 } else {
                     deadline.get_or_insert_with(|| Instant::now() + PATIENCE);
-                    publish(out, RelayState::Starting(Problem::new(
-                        Code::RelayStarting,
-                        format!("waiting for the relay: none of the pods of deployment {namespace}/{PROGRAM} runs"),
-                    )));
+                    publish(
+                        out,
+                        RelayState::Starting(Problem::new(
+                            Code::RelayStarting,
+                            format!(
+                                "waiting for the relay: none of the pods of deployment {namespace}/{PROGRAM} runs"
+                            ),
+                        )),
+                    );
                 }
             }
             Phase::Loading => {}

@@ -70,9 +70,11 @@ pub(super) async fn list(
     let mut list: Vec<RelayInfo> = jobs
         .iter()
         .map(|job| info(JOBS, job, by, job_state(job, now), &pods))
-        .chain(deployments.iter().map(|deployment| {
-            info(DEPLOYMENTS, deployment, by, deployment_state(deployment), &pods)
-        }))
+        .chain(
+            deployments
+                .iter()
+                .map(|deployment| info(DEPLOYMENTS, deployment, by, deployment_state(deployment), &pods)),
+        )
         .collect();
     list.sort_by(|a, b| (&a.namespace, &a.created, &a.name).cmp(&(&b.namespace, &b.created, &b.name)));
     Ok(list)
@@ -184,9 +186,7 @@ mod tests {
     #[test]
     fn states_of_jobs() {
         let now: Timestamp = "2026-01-01T01:00:00Z".parse().unwrap();
-        let job = |created: &str, status: Value| {
-            json!({"metadata": {"creationTimestamp": created}, "status": status})
-        };
+        let job = |created: &str, status: Value| json!({"metadata": {"creationTimestamp": created}, "status": status});
         let done = json!({"conditions": [{"type": "Complete", "status": "True"}]});
         for (created, status, expected) in [
             ("2026-01-01T00:59:00Z", json!({"active": 1, "ready": 0}), "starting"),

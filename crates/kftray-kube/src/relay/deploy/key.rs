@@ -137,8 +137,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Option<[u8; KEY]> {
-    let digits: Vec<u8> =
-        text.chars().map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok())).collect::<Option<_>>()?;
+    let digits: Vec<u8> = text
+        .chars()
+        .map(|c| c.to_digit(16).and_then(|digit| u8::try_from(digit).ok()))
+        .collect::<Option<_>>()?;
     let (pairs, rest) = digits.as_chunks::<2>();
     if !rest.is_empty() {
         return None;
@@ -179,8 +181,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("relay.key");
         let ids: Vec<String> = std::thread::scope(|scope| {
-            let starters: Vec<_> =
-                (0..16).map(|_| scope.spawn(|| InstallationKey::load(&path).unwrap().id().to_owned())).collect();
+            let starters: Vec<_> = (0..16)
+                .map(|_| scope.spawn(|| InstallationKey::load(&path).unwrap().id().to_owned()))
+                .collect();
             starters.into_iter().map(|starter| starter.join().unwrap()).collect()
         });
         assert!(ids.iter().all(|id| *id == ids[0]), "{ids:?}");
@@ -202,9 +205,12 @@ mod tests {
     fn tokens_differ_by_every_part_and_the_key_shows_itself_to_nobody() {
         let key = InstallationKey::ephemeral();
         let token = key.token("https://a", "shop", "1");
-        for (server, namespace, nonce) in
-            [("https://b", "shop", "1"), ("https://a", "shop2", "1"), ("https://a", "shop", "2"), ("https://a\nshop", "", "1")]
-        {
+        for (server, namespace, nonce) in [
+            ("https://b", "shop", "1"),
+            ("https://a", "shop2", "1"),
+            ("https://a", "shop", "2"),
+            ("https://a\nshop", "", "1"),
+        ] {
             assert_ne!(key.token(server, namespace, nonce), token);
         }
         assert!(!format!("{key:?} {token:?}").contains(&token.to_secret_text()));

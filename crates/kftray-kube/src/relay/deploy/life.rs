@@ -23,7 +23,9 @@ use super::seen::{Event, Job, Pod};
 use super::settings::{RelaySettings, RelaySpec};
 use super::{Identity, Need, RelayPod, RelayState, TUNNEL_PORT, expose, installed, key};
 use crate::Cluster;
-use crate::resolve::feed::{Access, EVENTS, Feed, FeedKey, JOBS as WATCHED_JOBS, Kind, PODS, Phase, Scope, Subscription};
+use crate::resolve::feed::{
+    Access, EVENTS, Feed, FeedKey, JOBS as WATCHED_JOBS, Kind, PODS, Phase, Scope, Subscription,
+};
 use crate::resolve::feeds::{Backoff, Link, Registry, Timing};
 use crate::resolve::object::Object;
 
@@ -92,7 +94,16 @@ impl Life {
             Need::IfThere | Need::Create => Use::Forwards,
             Need::Expose(alias) => Use::Expose(alias.to_string()),
         };
-        Self { cluster, namespace: namespace.into(), may_start: need != Need::IfThere, purpose, shared, link, pending: None, ended: HashSet::new() }
+        Self {
+            cluster,
+            namespace: namespace.into(),
+            may_start: need != Need::IfThere,
+            purpose,
+            shared,
+            link,
+            pending: None,
+            ended: HashSet::new(),
+        }
     }
 
     /// Runs until it is dropped.
@@ -270,7 +281,8 @@ impl Life {
         let nonce = job["metadata"]["labels"][label::NONCE].as_str().unwrap_or_default().to_owned();
         let mut pods: Followed<Pod> =
             self.watch(PODS, &self.namespace, Scope::Labels(format!("{}={nonce}", label::NONCE).into()));
-        let mut jobs: Followed<Job> = self.watch(WATCHED_JOBS, &self.namespace, Scope::Named(name.as_str().into()));
+        let mut jobs: Followed<Job> =
+            self.watch(WATCHED_JOBS, &self.namespace, Scope::Named(name.as_str().into()));
         let mut events: Option<(Arc<str>, Followed<Event>)> = None;
         let mut doubts = self.shared.doubts.clone();
         let mut up: Option<Instant> = None;
@@ -286,7 +298,8 @@ impl Life {
                     publish_unless_up(out, RelayState::Failed(problem.clone()));
                 }
             } else {
-                let gone = seen_jobs.is_known() && seen_jobs.objects.is_empty() && seen_pods.objects.is_empty();
+                let gone =
+                    seen_jobs.is_known() && seen_jobs.objects.is_empty() && seen_pods.objects.is_empty();
                 let (seen_events, notes) = match &mut events {
                     Some((_, followed)) => followed.with_notes(),
                     None => (Arc::default(), Vec::new()),
@@ -456,7 +469,8 @@ pub(super) fn is_alive(job: &Value) -> bool {
 
 /// Alive for longer than any start takes, and nothing runs.
 pub(super) fn is_stale(job: &Value, now: Timestamp) -> bool {
-    let created = job["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+    let created =
+        job["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
     let old = created.is_some_and(|created| now.as_second() - created.as_second() > STALE_MINUTES * 60);
     // `ready` is left out by servers that do not count it, and then nothing can be said.
     old && is_alive(job) && job["status"]["ready"] == 0

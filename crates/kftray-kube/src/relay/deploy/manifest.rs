@@ -265,9 +265,9 @@ pub(super) fn pod(spec: &RelaySpec, variables: &[(&str, String)], exposes: bool)
     if exposes {
         ports.push(json!({ "name": "expose", "containerPort": EXPOSE_PORT, "protocol": "TCP" }));
     }
-    let resources = settings.resources.clone().unwrap_or_else(|| {
-        json!({ "requests": { "cpu": CPU, "memory": MEMORY.0 }, "limits": { "memory": MEMORY.1 } })
-    });
+    let resources = settings.resources.clone().unwrap_or_else(
+        || json!({ "requests": { "cpu": CPU, "memory": MEMORY.0 }, "limits": { "memory": MEMORY.1 } }),
+    );
     let mut container = json!({
         "name": PROGRAM,
         "image": spec.image(),

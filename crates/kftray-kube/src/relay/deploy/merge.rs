@@ -22,7 +22,9 @@ pub(super) fn merge(target: &mut Value, patch: &Value) {
                 }
             }
         }
-        Value::Array(changes) if is_named(changes) && target.as_array().is_some_and(|list| is_named(list)) => {
+        Value::Array(changes)
+            if is_named(changes) && target.as_array().is_some_and(|list| is_named(list)) =>
+        {
             let Some(list) = target.as_array_mut() else { return };
             for change in changes {
                 match list.iter_mut().find(|known| known["name"] == change["name"]) {

@@ -26,6 +26,7 @@ mod yaml;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::future::BoxFuture;
@@ -46,7 +47,7 @@ pub use settings::{IMAGE_VARIABLE, PullPolicy, RelaySettings, RelaySpec};
 use self::api::Api;
 use self::life::{Life, Shared, publish};
 use super::{Exposed, Need, RelayPod, RelayState, Relays};
-use crate::{Cluster, ClusterState, Clusters};
+use crate::{Cluster, ClusterState, Clusters, Environment};
 
 /// The port on which the relay takes tunnels, on the pod's loopback only.
 const TUNNEL_PORT: u16 = 9999;
@@ -54,6 +55,9 @@ const TUNNEL_PORT: u16 = 9999;
 const HEALTH_PORT: u16 = 9998;
 /// The port on which an expose's relay listens for the cluster.
 const EXPOSE_PORT: u16 = 8080;
+/// The installation's key, in the directory of its files.
+const KEY_FILE: &str = "relay.key";
+
 /// Who we are to the clusters, and what relays are to be like.
 #[derive(Debug, Clone)]
 pub struct RelayOptions {
@@ -68,6 +72,20 @@ pub struct RelayOptions {
 }
 
 impl RelayOptions {
+    /// Of the installation that keeps its files in `directory`, as the user whom the environment names. Reads the key, or
+    /// makes it; blocks on the disk.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the key cannot be read or made.
+    pub fn of(environment: &Environment, directory: &Path) -> Result<Self, KeyError> {
+        Ok(Self {
+            key: InstallationKey::load(&directory.join(KEY_FILE))?,
+            owner: environment.user().to_owned(),
+            created_by: created_by(environment),
+            settings: RelaySettings::default().with_environment(environment),
+        })
+    }
+
     /// Options of a process that leaves no file: its relays are not found again by the next.
     #[must_use]
     pub fn ephemeral() -> Self {
@@ -77,6 +95,18 @@ impl RelayOptions {
             created_by: "kftray".to_owned(),
             settings: RelaySettings::default(),
         }
+    }
+}
+
+/// Who makes objects, as far as the system tells: `jane@laptop`.
+#[must_use]
+pub fn created_by(environment: &Environment) -> String {
+    let user = Some(environment.user()).filter(|user| !user.is_empty()).unwrap_or("somebody");
+    let host = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| environment.text(name)).map(str::to_owned);
+    let host = host.or_else(|| std::fs::read_to_string("/etc/hostname").ok()).unwrap_or_default();
+    match host.trim() {
+        "" => user.to_owned(),
+        host => format!("{user}@{host}"),
     }
 }
 
@@ -222,6 +252,27 @@ impl Deploy {
     }
 }
 
+/// The Job of a relay on demand as YAML, for whoever wants to see or to vet it. Its nonce is a new one, so it is nobody's.
+///
+/// # Errors
+/// [`Code::SpecInvalid`] for settings that cannot be.
+pub fn job_manifest(options: &RelayOptions, namespace: &str) -> Result<String, Problem> {
+    let spec = options.settings.resolve()?;
+    let identity = Identity {
+        key: options.key.clone(),
+        owner: options.owner.clone(),
+        created_by: options.created_by.clone(),
+    };
+    let wanted = manifest::Wanted {
+        spec: &spec,
+        identity: &identity,
+        server: "",
+        namespace,
+        purpose: &manifest::Use::Forwards,
+    };
+    Ok(yaml::to_yaml(&wanted.job(&key::nonce())))
+}
+
 impl Relays for Deploy {
     fn follow(
         &self,
@@ -353,7 +404,8 @@ impl Following {
                 // What was known of another cluster is void.
                 publish(&self.out, RelayState::Pending);
                 let (_, namespace, need) = &self.key;
-                let namespace = namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
+                let namespace =
+                    namespace.as_deref().unwrap_or_else(|| cluster.default_namespace()).to_owned();
                 return Some(Life::new(cluster, &namespace, need.clone(), self.shared.clone()));
             }
         }

@@ -43,7 +43,9 @@ impl Scene<'_> {
     pub(super) fn judge(&self, job: Option<&Job>, pods: &[Arc<Pod>], events: &[Arc<Event>]) -> Progress {
         let live = pods.iter().filter(|pod| !pod.is_over() && !pod.is_being_deleted());
         // The youngest: a Job may have replaced one.
-        if let Some(pod) = live.max_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp)) {
+        if let Some(pod) =
+            live.max_by(|a, b| a.metadata.creation_timestamp.cmp(&b.metadata.creation_timestamp))
+        {
             return self.pod(pod, events);
         }
         let ended = pods.iter().find(|pod| pod.is_over() || pod.is_being_deleted());
@@ -103,7 +105,9 @@ impl Scene<'_> {
             ));
         }
         let Some(node) = pod.spec.node_name.as_deref() else {
-            return Progress::Starting(starting(self.noted(format!("scheduling: pod {name} waits for a node"))));
+            return Progress::Starting(starting(
+                self.noted(format!("scheduling: pod {name} waits for a node")),
+            ));
         };
         if let Some(container) = pod.container()
             && let Some(stuck) = self.container(container, pod, &name, events)
@@ -141,12 +145,18 @@ impl Scene<'_> {
         let reason = &*waiting.reason;
         let message = quote(&waiting.message);
         match reason {
-            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError"
-            | "RegistryUnavailable" | "SignatureValidationFailed" => {
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "InvalidImageName"
+            | "ErrImageNeverPull"
+            | "ImageInspectError"
+            | "RegistryUnavailable"
+            | "SignatureValidationFailed" => {
                 // "Back-off pulling image" says nothing of the cause; the event of the attempt does.
-                let cause = latest(events, |event| event.reason == "Failed" && event.message.contains("pull"))
-                    .map(|event| quote(&event.message))
-                    .filter(|_| reason == "ImagePullBackOff" && !message.contains(": "));
+                let cause =
+                    latest(events, |event| event.reason == "Failed" && event.message.contains("pull"))
+                        .map(|event| quote(&event.message))
+                        .filter(|_| reason == "ImagePullBackOff" && !message.contains(": "));
                 let message = cause.unwrap_or(message);
                 Some(Problem::new(
                     Code::RelayImagePull,
@@ -206,15 +216,20 @@ impl Scene<'_> {
 fn is_trouble(reason: &str) -> bool {
     matches!(
         reason,
-        "FailedMount" | "FailedAttachVolume" | "FailedCreatePodSandBox" | "NetworkNotReady" | "FailedCreatePodContainer"
+        "FailedMount"
+            | "FailedAttachVolume"
+            | "FailedCreatePodSandBox"
+            | "NetworkNotReady"
+            | "FailedCreatePodContainer"
     )
 }
 
 fn latest<'a>(events: &'a [Arc<Event>], is: impl Fn(&Event) -> bool) -> Option<&'a Arc<Event>> {
     // Of several in one second the one that comes last by name, which is made from a rising number.
-    events.iter().filter(|event| is(event)).max_by(|a, b| {
-        (a.when(), &a.metadata.meta.name).cmp(&(b.when(), &b.metadata.meta.name))
-    })
+    events
+        .iter()
+        .filter(|event| is(event))
+        .max_by(|a, b| (a.when(), &a.metadata.meta.name).cmp(&(b.when(), &b.metadata.meta.name)))
 }
 
 #[cfg(test)]
@@ -224,9 +239,12 @@ mod tests {
     use super::*;
 
     fn pod(status: Value) -> Arc<Pod> {
-        let spec = json!({"nodeName": "n1", "containers": [{"name": "kftray-server", "image": "r.example/x:1"}]});
+        let spec =
+            json!({"nodeName": "n1", "containers": [{"name": "kftray-server", "image": "r.example/x:1"}]});
         let metadata = json!({"name": "relay-1-x", "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z"});
-        Arc::new(serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap())
+        Arc::new(
+            serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": status})).unwrap(),
+        )
     }
 
     fn event(reason: &str, message: &str, time: &str) -> Arc<Event> {
@@ -268,7 +286,11 @@ mod tests {
             (
                 "webhook",
                 vec![],
-                vec![event("FailedCreate", "Error creating: admission webhook \"w\" denied the request: no", "01")],
+                vec![event(
+                    "FailedCreate",
+                    "Error creating: admission webhook \"w\" denied the request: no",
+                    "01",
+                )],
             ),
             ("unscheduled", vec![pod(unscheduled)], vec![]),
             ("being prepared", vec![pod(creating())], vec![event("Scheduled", "", "01")]),
@@ -281,7 +303,10 @@ mod tests {
             ("no network", vec![pod(creating())], vec![event("FailedCreatePodSandBox", "cni says no", "02")]),
             (
                 "image",
-                vec![pod(waiting("ErrImagePull", "failed to resolve reference \"r.example/x:1\": not found"))],
+                vec![pod(waiting(
+                    "ErrImagePull",
+                    "failed to resolve reference \"r.example/x:1\": not found",
+                ))],
                 vec![],
             ),
             (
@@ -291,19 +316,26 @@ mod tests {
             ),
             (
                 "root",
-                vec![pod(waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"))],
+                vec![pod(waiting(
+                    "CreateContainerConfigError",
+                    "container has runAsNonRoot and image will run as root",
+                ))],
                 vec![],
             ),
             (
                 "not ready",
-                vec![pod(json!({"phase": "Running", "containerStatuses": [{"name": "kftray-server", "started": false,
-                    "state": {"running": {}}}]}))],
+                vec![pod(
+                    json!({"phase": "Running", "containerStatuses": [{"name": "kftray-server", "started": false,
+                    "state": {"running": {}}}]}),
+                )],
                 vec![event("Started", "", "03")],
             ),
             (
                 "up although callers would find nobody",
-                vec![pod(json!({"phase": "Running", "containerStatuses": [{"name": "kftray-server", "started": true,
-                    "ready": false, "state": {"running": {}}}]}))],
+                vec![pod(
+                    json!({"phase": "Running", "containerStatuses": [{"name": "kftray-server", "started": true,
+                    "ready": false, "state": {"running": {}}}]}),
+                )],
                 vec![],
             ),
             ("memory", vec![pod(ended(json!({"exitCode": 137, "reason": "OOMKilled"})))], vec![]),
@@ -311,18 +343,24 @@ mod tests {
             ("idle", vec![pod(ended(json!({"exitCode": 0, "reason": "Completed"})))], vec![]),
             (
                 "evicted",
-                vec![pod(json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}))],
+                vec![pod(
+                    json!({"phase": "Failed", "reason": "Evicted", "message": "The node was low on resource: memory."}),
+                )],
                 vec![],
             ),
             (
                 "drained",
-                vec![pod(json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True",
-                    "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}]}))],
+                vec![pod(
+                    json!({"phase": "Failed", "conditions": [{"type": "DisruptionTarget", "status": "True",
+                    "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting"}]}),
+                )],
                 vec![],
             ),
         ];
-        let lines: Vec<String> =
-            cases.iter().map(|(case, pods, events)| format!("{case}: {}", text(&judge(pods, events)))).collect();
+        let lines: Vec<String> = cases
+            .iter()
+            .map(|(case, pods, events)| format!("{case}: {}", text(&judge(pods, events))))
+            .collect();
         insta::assert_snapshot!(lines.join("\n"));
     }
 
@@ -341,6 +379,8 @@ mod tests {
     fn what_may_not_be_seen_is_noted_while_waiting() {
         let notes = ["may not list events in namespace shop".to_owned()];
         let scene = Scene { namespace: "shop", job: "relay-1", notes: &notes };
-        assert!(text(&scene.judge(None, &[], &[])).ends_with("(note: may not list events in namespace shop)"));
+        assert!(
+            text(&scene.judge(None, &[], &[])).ends_with("(note: may not list events in namespace shop)")
+        );
     }
 }

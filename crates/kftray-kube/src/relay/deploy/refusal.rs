@@ -35,7 +35,8 @@ pub(super) fn of_request(error: &kube::Error, tried: &Tried<'_>) -> Problem {
     let message = quote(&status.message);
     let object = tried.object();
     if let Some((code, remedy)) = rule(&message) {
-        let problem = Problem::new(code, format!("the cluster refuses to {} {object}: {message}", tried.verb));
+        let problem =
+            Problem::new(code, format!("the cluster refuses to {} {object}: {message}", tried.verb));
         return match remedy {
             Some(remedy) => problem.with_remedy(remedy),
             None => problem,
@@ -47,10 +48,9 @@ pub(super) fn of_request(error: &kube::Error, tried: &Tried<'_>) -> Problem {
             format!("the cluster does not accept the credentials ({})", said(&message, "401 Unauthorized")),
         ),
         403 => forbidden(&message, tried),
-        404 if message.contains("namespaces \"") => Problem::new(
-            Code::TargetMissing,
-            format!("namespace {} does not exist", tried.namespace),
-        ),
+        404 if message.contains("namespaces \"") => {
+            Problem::new(Code::TargetMissing, format!("namespace {} does not exist", tried.namespace))
+        }
         404 if tried.name.is_empty() => {
             Problem::new(Code::Forbidden, format!("this cluster does not serve {}", tried.kind.resource))
         }
@@ -61,7 +61,11 @@ pub(super) fn of_request(error: &kube::Error, tried: &Tried<'_>) -> Problem {
         ),
         code => Problem::new(
             Code::ClusterError,
-            format!("the API server answers {code} to {} {object}: {}", tried.verb, said(&message, "no reason given")),
+            format!(
+                "the API server answers {code} to {} {object}: {}",
+                tried.verb,
+                said(&message, "no reason given")
+            ),
         ),
     }
 }
@@ -103,7 +107,10 @@ pub(super) fn rule(message: &str) -> Option<(Code, Option<String>)> {
     if message.contains("failed calling webhook") || message.contains("failed to call webhook") {
         return Some((
             Code::RelayAdmission,
-            Some("An admission webhook of the cluster does not answer; its administrator must mend it.".to_owned()),
+            Some(
+                "An admission webhook of the cluster does not answer; its administrator must mend it."
+                    .to_owned(),
+            ),
         ));
     }
     if message.contains("is being terminated") {
@@ -117,14 +124,19 @@ pub(super) fn rule(message: &str) -> Option<(Code, Option<String>)> {
 
 /// The refusal names verb, resource, namespace and, as far as the server told, the user; and how to get the right.
 fn forbidden(message: &str, tried: &Tried<'_>) -> Problem {
-    let user = message.split_once("User \"").and_then(|(_, after)| after.split_once('"')).map(|(user, _)| user);
-    let user = user.filter(|user| !user.is_empty()).map_or_else(String::new, |user| format!(" (as user {user})"));
+    let user =
+        message.split_once("User \"").and_then(|(_, after)| after.split_once('"')).map(|(user, _)| user);
+    let user =
+        user.filter(|user| !user.is_empty()).map_or_else(String::new, |user| format!(" (as user {user})"));
     let resource = tried.kind.resource;
     let place =
         if tried.namespace.is_empty() { String::new() } else { format!(" in namespace {}", tried.namespace) };
     // Not every 403 is RBAC. Others have a text of their own.
-    let own_words =
-        if message.is_empty() || message.contains(" cannot ") { String::new() } else { format!(": {message}") };
+    let own_words = if message.is_empty() || message.contains(" cannot ") {
+        String::new()
+    } else {
+        format!(": {message}")
+    };
     let verb = tried.verb;
     Problem::new(Code::Forbidden, format!("may not {verb} {resource}{place}{user}{own_words}")).with_remedy(format!(
         "Ask for a Role{place} with the verb {verb} on {resource} (`kftui rbac print` has one ready), or for a relay \
@@ -182,7 +194,10 @@ mod tests {
                  pods=3",
                 Code::RelayQuota,
             ),
-            ("pods \"x\" is forbidden: failed quota: q: must specify limits.cpu for: kftray-server", Code::RelayQuota),
+            (
+                "pods \"x\" is forbidden: failed quota: q: must specify limits.cpu for: kftray-server",
+                Code::RelayQuota,
+            ),
             (
                 "pods \"x\" is forbidden: minimum memory usage per Container is 64Mi, but request is 16Mi",
                 Code::RelayQuota,
@@ -191,7 +206,10 @@ mod tests {
                 "pods \"x\" is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation != false",
                 Code::RelayAdmission,
             ),
-            ("admission webhook \"images.example.com\" denied the request: only our registry", Code::RelayAdmission),
+            (
+                "admission webhook \"images.example.com\" denied the request: only our registry",
+                Code::RelayAdmission,
+            ),
             (
                 "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: no",
                 Code::RelayAdmission,
@@ -207,7 +225,11 @@ mod tests {
         ] {
             let problem = told(403, message, "x");
             assert_eq!(problem.code, code, "{message}");
-            assert!(problem.message.starts_with("the cluster refuses to create job shop/x: "), "{}", problem.message);
+            assert!(
+                problem.message.starts_with("the cluster refuses to create job shop/x: "),
+                "{}",
+                problem.message
+            );
         }
     }
 

@@ -62,8 +62,14 @@ impl Sheet {
     }
 
     fn rules(self) -> Vec<Rule> {
-        let pods = Rule::new("", &["pods"], &["get", "list", "watch"], "find pods and see when they come and go");
-        let forward = Rule::new("", &["pods/portforward"], &["create", "get"], "the forward itself (`get`: before 1.35)");
+        let pods =
+            Rule::new("", &["pods"], &["get", "list", "watch"], "find pods and see when they come and go");
+        let forward = Rule::new(
+            "",
+            &["pods/portforward"],
+            &["create", "get"],
+            "the forward itself (`get`: before 1.35)",
+        );
         let mut rules = vec![pods];
         match self {
             Self::Installed => {
@@ -263,7 +269,10 @@ mod tests {
     fn no_sheet_asks_for_more_than_it_says() {
         for sheet in Sheet::ALL {
             for rule in sheet.rules() {
-                assert!(!rule.resources.contains(&"namespaces") && !rule.resources.contains(&"secrets"), "{sheet}");
+                assert!(
+                    !rule.resources.contains(&"namespaces") && !rule.resources.contains(&"secrets"),
+                    "{sheet}"
+                );
                 assert!(!rule.verbs.contains(&"*") && !rule.resources.contains(&"*"), "{sheet}");
                 let writes = rule.verbs.iter().any(|verb| !matches!(*verb, "get" | "list" | "watch"));
                 let allowed = match sheet {

@@ -113,7 +113,10 @@ impl Job {
     pub(super) fn end(&self) -> Option<(&str, &str)> {
         let ended = self.status.conditions.iter().find(|condition| {
             condition.status == "True"
-                && matches!(condition.kind.as_str(), "Complete" | "SuccessCriteriaMet" | "Failed" | "FailureTarget")
+                && matches!(
+                    condition.kind.as_str(),
+                    "Complete" | "SuccessCriteriaMet" | "Failed" | "FailureTarget"
+                )
         })?;
         let failed = ended.kind.starts_with("Fail");
         Some(if failed { (&ended.reason, &ended.message) } else { ("", "") })

@@ -120,18 +120,30 @@ impl RelaySettings {
             }
         };
         if image.is_empty() || image.len() > 512 || !image.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(invalid("image", &image, "expected an image reference such as registry.example.com/kftray-server:1"));
+            return Err(invalid(
+                "image",
+                &image,
+                "expected an image reference such as registry.example.com/kftray-server:1",
+            ));
         }
         if let Some(seconds) = self.idle_exit.filter(|seconds| !(10..=86_400).contains(seconds)) {
             return Err(invalid("idle_exit", &seconds.to_string(), "expected 10 to 86400 seconds"));
         }
         for entry in self.allow.iter().chain(&self.deny) {
             if entry.is_empty() || entry.contains(|c: char| c == ',' || c.is_whitespace()) {
-                return Err(invalid("allow", entry, "expected host, *.suffix or CIDR, with an optional :port"));
+                return Err(invalid(
+                    "allow",
+                    entry,
+                    "expected host, *.suffix or CIDR, with an optional :port",
+                ));
             }
         }
         if let Some(bad) = self.tolerations.iter().find(|toleration| !toleration.is_object()) {
-            return Err(invalid("tolerations", &bad.to_string(), "expected objects as in a pod's specification"));
+            return Err(invalid(
+                "tolerations",
+                &bad.to_string(),
+                "expected objects as in a pod's specification",
+            ));
         }
         for (field, value) in [("resources", &self.resources), ("patch", &self.patch)] {
             if let Some(value) = value.as_ref().filter(|value| !value.is_object()) {
@@ -188,9 +200,11 @@ mod tests {
         assert_eq!(image(Some("mirror:5000/x:1"), None).unwrap(), "mirror:5000/x:1");
         assert_eq!(image(None, Some(&digest)).unwrap(), format!("{REPOSITORY}@{digest}"));
         assert_eq!(image(Some("m/x:1@sha256:00"), Some(&digest)).unwrap(), format!("m/x:1@{digest}"));
-        for (bad, digest, field) in
-            [(Some("two words"), None, "image"), (Some(""), None, "image"), (None, Some("sha256:12"), "digest")]
-        {
+        for (bad, digest, field) in [
+            (Some("two words"), None, "image"),
+            (Some(""), None, "image"),
+            (None, Some("sha256:12"), "digest"),
+        ] {
             let told = image(bad, digest).unwrap_err();
             assert!(told.contains(field), "{told}");
         }
@@ -224,6 +238,9 @@ mod tests {
             assert_eq!(problem.code, Code::SpecInvalid);
             assert!(problem.message.contains(field), "{}", problem.message);
         }
-        assert!(serde_json::from_str::<RelaySettings>(r#"{"toleration": []}"#).is_err(), "a typing error is told");
+        assert!(
+            serde_json::from_str::<RelaySettings>(r#"{"toleration": []}"#).is_err(),
+            "a typing error is told"
+        );
     }
 }

@@ -82,7 +82,9 @@ fn scalar(value: &Value) -> String {
     match value {
         Value::String(string) => text(string),
         // `{}`, `[]`, numbers, booleans and null are the same in both.
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {
+            value.to_string()
+        }
     }
 }
 
@@ -115,7 +117,9 @@ mod tests {
 
     #[test]
     fn doubtful_words_are_quoted() {
-        for doubtful in ["", "1", "1e3", "true", "No", "~", "a: b", "a #b", "- a", "*x", "&x", "5m", "=", "a\tb", "@x"] {
+        for doubtful in
+            ["", "1", "1e3", "true", "No", "~", "a: b", "a #b", "- a", "*x", "&x", "5m", "=", "a\tb", "@x"]
+        {
             assert!(text(doubtful).starts_with('"'), "{doubtful:?} stands unquoted");
         }
         for plain in ["kftray-server", "batch/v1", "/healthz", "app.kubernetes.io/name"] {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 use super::*;
+use crate::resolve::Way;
 use crate::resolve::object::{Pod, Service, Slice};
 use crate::resolve::pods::{Answer, Scene};
-use crate::resolve::Way;
 use crate::resolve::service::{PodsWanted, by_pods, by_slices, meaning};
 
 fn all<T: DeserializeOwned>(values: Value) -> Vec<Arc<T>> {
@@ -15,12 +15,7 @@ fn all<T: DeserializeOwned>(values: Value) -> Vec<Arc<T>> {
 }
 
 fn scene() -> Scene {
-    Scene {
-        cluster: ClusterId(1),
-        namespace: "shop".into(),
-        what: "service/web".into(),
-        way: Way::default(),
-    }
+    Scene { cluster: ClusterId(1), namespace: "shop".into(), what: "service/web".into(), way: Way::default() }
 }
 
 fn read(answer: Answer) -> String {

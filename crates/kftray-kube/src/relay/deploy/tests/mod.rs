@@ -51,11 +51,7 @@ fn follow(deploy: &Deploy, need: Need) -> watch::Receiver<RelayState> {
     deploy.follow(&ClusterRef::default(), Some(NAMESPACE), need)
 }
 
-async fn until<T: Clone>(
-    receiver: &mut watch::Receiver<T>,
-    what: &str,
-    is: impl FnMut(&T) -> bool,
-) -> T {
+async fn until<T: Clone>(receiver: &mut watch::Receiver<T>, what: &str, is: impl FnMut(&T) -> bool) -> T {
     match tokio::time::timeout(PATIENCE, receiver.wait_for(is)).await {
         Ok(Ok(state)) => state.clone(),
         Ok(Err(_)) => panic!("{what}: the relay's task has ended"),
@@ -98,7 +94,11 @@ async fn one_relay_serves_all_and_a_restarted_program_finds_it() {
     let all = jobs(&cluster);
     assert_eq!(all.len(), 1);
     let hash = manifest::env_of(&all[0], manifest::env::TOKEN_SHA256).unwrap();
-    assert_eq!(hash, pods[0].token.hash().to_string(), "the token that clients get is the one the relay knows");
+    assert_eq!(
+        hash,
+        pods[0].token.hash().to_string(),
+        "the token that clients get is the one the relay knows"
+    );
 
     // kill -9: nothing is withdrawn, and the next process derives the same token.
     drop((a, b, first));
@@ -146,7 +146,12 @@ async fn new_settings_make_a_new_relay_beside_the_old_one() {
     assert_eq!(jobs(&cluster).len(), 2, "the old one drains: it ends by itself after its last tunnel");
     // And back: the old one is still there and fits again.
     deploy.set_settings(RelaySettings { image: Some("r.example/x:1".to_owned()), ..deploy.settings() });
-    until(&mut relay, "the old one", |state| matches!(state, RelayState::Up(pods) if pods[0].uid == old[0].uid)).await;
+    until(
+        &mut relay,
+        "the old one",
+        |state| matches!(state, RelayState::Up(pods) if pods[0].uid == old[0].uid),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -158,10 +163,12 @@ async fn an_evicted_relay_is_started_again() {
     let evicted = json!({"status": {"phase": "Failed", "reason": "Evicted", "message": "low on memory"}});
     assert!(cluster.patch(Kind::Pod, NAMESPACE, &old[0].pod, &evicted));
     until(&mut relay, "told", |state| {
-        matches!(state, RelayState::Starting(problem) if problem.message.contains("Evicted")) || matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid)
+        matches!(state, RelayState::Starting(problem) if problem.message.contains("Evicted"))
+            || matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid)
     })
     .await;
-    until(&mut relay, "another", |state| matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid)).await;
+    until(&mut relay, "another", |state| matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -171,7 +178,8 @@ async fn a_relay_that_cannot_be_used_is_replaced() {
     let mut relay = follow(&deploy, Need::Create);
     let old = up(&mut relay).await;
     deploy.doubt(&old[0], &Problem::new(Code::ConnectionLost, "it speaks another language"));
-    until(&mut relay, "another", |state| matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid)).await;
+    until(&mut relay, "another", |state| matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -194,7 +202,8 @@ async fn an_installed_relay_comes_first_and_all_its_pods_are_used() {
     let done = deploy.install(&admin, &wanted).await.unwrap();
     assert!(done.iter().all(|one| one.what == "created" || one.object.starts_with("Namespace")), "{done:?}");
     let mut relay = follow(&deploy, Need::Create);
-    let both = until(&mut relay, "both", |state| matches!(state, RelayState::Up(pods) if pods.len() == 2)).await;
+    let both =
+        until(&mut relay, "both", |state| matches!(state, RelayState::Up(pods) if pods.len() == 2)).await;
     let RelayState::Up(pods) = both else { panic!("{both:?}") };
     assert!(pods.iter().all(|pod| pod.installed && &*pod.namespace == RelaySettings::SYSTEM_NAMESPACE));
     assert!(jobs(&cluster).is_empty());
@@ -203,9 +212,16 @@ async fn an_installed_relay_comes_first_and_all_its_pods_are_used() {
     let again = deploy.install(&admin, &wanted).await.unwrap();
     assert!(again.iter().all(|one| one.what == "changed" || one.what == "left as it is"), "{again:?}");
     let gone = deploy.uninstall(&admin, &wanted, false).await.unwrap();
-    assert!(gone.iter().any(|one| one.object == "Deployment kftray-system/kftray-server" && one.what == "deleted"));
-    assert!(gone.iter().any(|one| one.object.starts_with("Namespace") && one.what == "left as it is"), "{gone:?}");
-    until(&mut relay, "an own one", |state| matches!(state, RelayState::Up(pods) if !pods[0].installed)).await;
+    assert!(
+        gone.iter()
+            .any(|one| one.object == "Deployment kftray-system/kftray-server" && one.what == "deleted")
+    );
+    assert!(
+        gone.iter().any(|one| one.object.starts_with("Namespace") && one.what == "left as it is"),
+        "{gone:?}"
+    );
+    until(&mut relay, "an own one", |state| matches!(state, RelayState::Up(pods) if !pods[0].installed))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,7 +229,8 @@ async fn with_a_secret_the_token_is_the_secrets() {
     let (cluster, key) = (cluster().await, InstallationKey::ephemeral());
     let deploy = deploy(&cluster, &key);
     let admin = connected(&deploy).await;
-    let wanted = Installation { settings: deploy.settings(), access: Access::Secret, ..Installation::default() };
+    let wanted =
+        Installation { settings: deploy.settings(), access: Access::Secret, ..Installation::default() };
     deploy.install(&admin, &wanted).await.unwrap();
     // The API server turns stringData into data; this one does not.
     let secret = cluster.get(Kind::Secret, RelaySettings::SYSTEM_NAMESPACE, "kftray-server").unwrap();
@@ -274,9 +291,11 @@ async fn refused_pods_are_explained_by_the_events_of_the_job() {
         "reason": "FailedCreate", "type": "Warning", "lastTimestamp": "2026-01-01T00:00:00Z",
         "message": "Error creating: pods \"x\" is forbidden: exceeded quota: small, requested: pods=1, used: pods=0, limited: pods=0"});
     cluster.create(event).unwrap();
-    let told = until(&mut relay, "the quota", |state| {
-        matches!(state, RelayState::Failed(problem) if problem.code == Code::RelayQuota)
-    })
+    let told = until(
+        &mut relay,
+        "the quota",
+        |state| matches!(state, RelayState::Failed(problem) if problem.code == Code::RelayQuota),
+    )
     .await;
     let RelayState::Failed(problem) = told else { panic!("{told:?}") };
     assert!(problem.message.contains("exceeded quota: small"), "{problem}");
