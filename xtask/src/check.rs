@@ -67,7 +67,7 @@ fn gofmt() -> Result<()> {
 }
 
 /// Where platform code may be: modules that offer the same functions for each system, so that nobody else needs to know which it is.
-const PLATFORM_MODULES: [&str; 12] = [
+const PLATFORM_MODULES: [&str; 16] = [
     "crates/kftray-commons/src/store/platform.rs",
     "crates/kftray-portforward/src/platform/",
     // Addresses and options of listening sockets.
@@ -82,6 +82,12 @@ const PLATFORM_MODULES: [&str; 12] = [
     "crates/kftui/src/signals.rs",
     "crates/kftui/src/child.rs",
     "xtask/src/",
+    // The local socket, users, signals and limits.
+    "crates/kftray-client/src/platform/",
+    "crates/kftray-host/src/platform/",
+    // Listeners from one process to the next, and word of the network.
+    "crates/kftray-host/src/handover/",
+    "crates/kftray-host/src/network/",
 ];
 
 /// What a condition on the platform looks like.

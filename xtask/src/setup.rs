@@ -17,7 +17,7 @@ const fn tool(program: &'static str, package: &'static str, purpose: &'static st
     Tool { program, package, purpose }
 }
 
-const TOOLS: [Tool; 13] = [
+const TOOLS: [Tool; 14] = [
     tool("runc", "runc", "the cluster's containers"),
     tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
     tool("iptables", "iptables", "the cluster's Services, and faults"),
@@ -30,6 +30,7 @@ const TOOLS: [Tool; 13] = [
     tool("tinyproxy", "tinyproxy-bin", "tests through an HTTP proxy"),
     tool("microsocks", "microsocks", "tests through a SOCKS proxy"),
     tool("openssl", "openssl", "tests through a TLS proxy"),
+    tool("tmux", "tmux", "tests of the window in a terminal"),
     tool("wrk", "wrk", "benchmarks: HTTP load"),
 ];
 

@@ -5,8 +5,8 @@ use kftray_commons::ForwardId;
 use kftray_commons::api::{
     Action, ActionReport, ActionRequest, Config, ConfigList, ConfigPut, ContextList, DoctorReport,
     DoctorRequest, ExportReport, ExportRequest, ForwardList, ForwardState, GroupList, GroupPut, Hello,
-    History, ImportReport, ImportRequest, NamespaceList, PortList, ServiceList, Settings,
-    SettingsPatch, Snapshot, WorkloadList,
+    History, ImportReport, ImportRequest, NamespaceList, PortList, ServiceList, Settings, SettingsPatch,
+    Snapshot, WorkloadList,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;

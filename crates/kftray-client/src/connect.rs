@@ -61,6 +61,14 @@ impl Client {
     }
 }
 
+/// Asks the host of a directory to end, whatever protocol it speaks: this request never changes.
+///
+/// # Errors
+/// `host_unreachable` if none runs or it does not answer.
+pub async fn dismiss(directory: &Path) -> Result<()> {
+    ask(&platform::place(directory), Question::new(Method::POST, "/shutdown")).await.map(drop)
+}
+
 /// Asks a host who it is, in whatever version.
 pub(crate) async fn hello(place: &Place) -> Result<Hello> {
     ask(place, Question::new(Method::GET, "/hello")).await?.json().await

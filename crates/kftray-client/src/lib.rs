@@ -18,7 +18,7 @@ mod start;
 mod version;
 
 pub use calls::ClusterQuery;
-pub use connect::Client;
+pub use connect::{Client, dismiss};
 pub use follow::{Follow, Link, State};
 pub use lease::HeldLease;
 pub use platform::place;

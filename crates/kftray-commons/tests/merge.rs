@@ -187,6 +187,26 @@ fn an_expose_is_known_by_its_alias() {
     assert_eq!((counts(&report).as_str(), there.len()), ("0/1/0/0/0", 1));
 }
 
+/// Importing many forwards to one thing again is no matter of every pair.
+#[test]
+fn a_crowd_is_recognised_and_not_guessed_at() {
+    let crowd = |first: u32| -> String {
+        let line = |port: u32| format!(r#"{{"service":"web","local_port":{port},"remote_port":80}}"#);
+        (first..first + 2_000).map(line).collect::<Vec<_>>().join("\n")
+    };
+    let mut it = scratch();
+    it.store.import(&incoming(&crowd(1_000)), MergeOptions::default()).expect("imported");
+    let again = it.store.import(&incoming(&crowd(1_000)), MergeOptions::default()).expect("imported");
+    assert_eq!(counts(&again), "0/0/2000/0/0");
+    let moved = it.store.import(&incoming(&crowd(2_000)), MergeOptions::default()).expect("imported");
+    assert_eq!(counts(&moved), "0/0/1000/1000/0");
+    assert!(
+        moved.conflicting[0].details[0].starts_with("too many forwards go to the same thing"),
+        "{moved:?}"
+    );
+    assert_eq!(it.store.configs().expect("read").len(), 2_000);
+}
+
 #[test]
 fn replacing_removes_the_rest_and_keeps_ids() {
     let mut it = scratch();

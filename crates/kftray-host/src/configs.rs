@@ -92,7 +92,7 @@ fn minutes(extra: &Map<String, Value>, field: &str) -> Option<u32> {
     match extra.get(field)? {
         Value::Number(number) => number.as_u64().and_then(|minutes| u32::try_from(minutes).ok()),
         Value::String(text) => text.trim().parse().ok(),
-        _ => None,
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
 

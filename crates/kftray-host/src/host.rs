@@ -9,7 +9,7 @@ use kftray_commons::api::{EndedBy, LeaseId, Mode, Origin, Place};
 use kftray_commons::store::{Directory, Draft};
 use kftray_commons::{Code, ForwardId, ForwardSpec, Problem};
 use kftray_kube::deploy::RelayOptions;
-use kftray_kube::{Environment, KubeOptions, KubePorts, TransportChoice, TransportMemory};
+use kftray_kube::{Environment, KubeOptions, KubePorts, TransportChoice};
 use kftray_portforward::{Engine, Limits};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -24,7 +24,7 @@ use crate::history::Chronicle;
 use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::platform::{self, Listener, Terminations};
-use crate::{actions, clock, configs, foreign, handover, network, reference, routes, serve};
+use crate::{actions, clock, configs, foreign, handover, memory, network, reference, routes, serve};
 
 /// How long an old host may take to give the lock back after it has handed over or was told to end.
 const SUCCESSION: Duration = Duration::from_secs(15);
@@ -47,6 +47,8 @@ pub struct HostOptions {
     pub take_over: bool,
     /// Use the socket that systemd has opened, if it has.
     pub use_given_socket: bool,
+    /// End when there is no forward and no client for as long as the settings say.
+    pub leaves_when_idle: bool,
 }
 
 impl HostOptions {
@@ -60,6 +62,7 @@ impl HostOptions {
             transport: TransportChoice::Auto,
             take_over: false,
             use_given_socket: false,
+            leaves_when_idle: false,
         }
     }
 }
@@ -88,7 +91,15 @@ impl Host {
     /// `conflict` if another host serves the directory, `host_unreachable` if the socket cannot be opened, what the
     /// directory and the store say.
     pub async fn start(options: HostOptions) -> Result<Self, Problem> {
-        let HostOptions { directory, mode, environment, transport, take_over, use_given_socket } = options;
+        let HostOptions {
+            directory,
+            mode,
+            environment,
+            transport,
+            take_over,
+            use_given_socket,
+            leaves_when_idle,
+        } = options;
         platform::raise_limits();
         directory.prepare()?;
         let place = platform::place(directory.path());
@@ -107,7 +118,7 @@ impl Host {
         let kube = KubePorts::new(KubeOptions {
             environment: environment.clone(),
             transport,
-            memory: TransportMemory::default(),
+            memory: memory::load(&archive).await?,
             relay,
         });
         let engine = Engine::new(Arc::new(kube.clone()), Arc::new(kube.clone()), Limits::detect());
@@ -136,7 +147,7 @@ impl Host {
             lock: Some(lock),
             own_socket,
         };
-        host.run(listener, ended_rx, lease_rx);
+        host.run(listener, ended_rx, lease_rx, leaves_when_idle);
         restore(&host.core, taken).await;
         Ok(host)
     }
@@ -173,6 +184,10 @@ impl Host {
         let how = *self.core.ending().borrow();
         let handed_over = how == Some(Ending::HandOver);
         tracing::info!(handed_over, "the host ends");
+        let remembered = memory::save(self.core.archive(), self.core.fleet().kube().clusters());
+        if !matches!(timeout(LAST_WRITES, remembered).await, Ok(Ok(()))) {
+            tracing::warn!("what was learned about the clusters is lost");
+        }
         self.core.board().end(handed_over);
         self.closing.send_replace(true);
         self.tasks.abort_all();
@@ -210,6 +225,7 @@ impl Host {
         listener: Listener,
         mut ended: mpsc::UnboundedReceiver<(ForwardId, EndedBy)>,
         mut leases: mpsc::UnboundedReceiver<LeaseId>,
+        leaves_when_idle: bool,
     ) {
         let connections = watch::Sender::new(0_usize);
         let (app, closing) = (routes::app(Arc::clone(&self.core)), self.closing.subscribe());
@@ -235,7 +251,7 @@ impl Host {
                 join_all(ids.into_iter().map(|id| core.fleet().stop(id, EndedBy::Lease))).await;
             }
         });
-        if self.core.mode == Mode::Background {
+        if leaves_when_idle {
             self.tasks.spawn(leave_when_idle(Arc::clone(&self.core), connections.subscribe()));
         }
     }

@@ -27,6 +27,7 @@ mod host;
 mod leases;
 mod lock;
 pub mod log;
+mod memory;
 mod network;
 mod pickers;
 mod platform;

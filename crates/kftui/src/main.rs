@@ -46,7 +46,11 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let logging = match &cli.command {
         Some(Command::Host(args)) if args.in_background() => host::start_log(cli.verbose),
-        Some(_) | None => logging::start(cli.verbose, &cli.reference),
+        Some(_) => logging::start(cli.verbose, &cli.reference, false),
+        None => {
+            let window = cli.reference.wants_window() || cli.reference.interactive();
+            logging::start(cli.verbose, &cli.reference, window)
+        }
     };
     if let Err(error) = logging {
         documents::complain(&format!("kftui: {error:#}"));

@@ -150,10 +150,7 @@ impl Fleet {
         let mut running = slot.0.lock().await;
         let ended = end(running.take(), EndedBy::Request).await;
         *running = Some(self.launch(wanted)?);
-        Ok(match ended {
-            ActionOutcome::Stopped => ActionOutcome::Restarted,
-            _ => ActionOutcome::Started,
-        })
+        Ok(if ended == ActionOutcome::Stopped { ActionOutcome::Restarted } else { ActionOutcome::Started })
     }
 
     /// Ends all forwards.

@@ -180,11 +180,13 @@ fn receive(stream: &StdStream, expected: usize) -> io::Result<Vec<TcpListener>> 
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(LISTENERS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let received = recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
-    let handles = control.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(handles) => Some(handles.collect::<Vec<OwnedFd>>()),
-        _ => None,
-    });
-    let listeners: Vec<TcpListener> = handles.flatten().map(TcpListener::from).collect();
+    let mut handles: Vec<OwnedFd> = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            handles.extend(received);
+        }
+    }
+    let listeners: Vec<TcpListener> = handles.into_iter().map(TcpListener::from).collect();
     if received.bytes == 1 && byte == [HERE] && listeners.len() == expected {
         Ok(listeners)
     } else {

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::{HeaderMap, StatusCode, header};
 use kftray_commons::Code;
 use kftray_commons::api::{
-    DoctorReport, DoctorRequest, Error, Hello, PROTOCOL, Settings, SettingsPatch, Snapshot, Versions,
+    DoctorReport, DoctorRequest, Error, Hello, PREFIX, PROTOCOL, Settings, SettingsPatch, Snapshot, Versions,
 };
 
 use crate::core::{Core, Ending};
@@ -24,10 +24,13 @@ const WORDS_MAX: usize = 64 * 1024;
 /// The header in which a client may name its protocol versions, as `MIN-MAX`.
 const PROTOCOL_HEADER: &str = "kftray-protocol";
 
-/// Refuses clients that say that they do not understand this host, but for `hello`, which everybody understands.
+/// Requests that never change: by these a client of any version finds out what to do, or replaces this host.
+const TIMELESS: [&str; 3] = ["/hello", "/shutdown", "/handover"];
+
+/// Refuses clients that say that they do not understand this host, but for what everybody understands.
 pub(crate) async fn understood(request: Request, next: Next) -> Response {
     match asked_versions(request.headers()) {
-        Some(theirs) if PROTOCOL.common(theirs).is_none() && !request.uri().path().ends_with("/hello") => {
+        Some(theirs) if PROTOCOL.common(theirs).is_none() && !is_timeless(request.uri().path()) => {
             let ours = env!("CARGO_PKG_VERSION");
             let message = format!(
                 "the host (version {ours}, pid {}) speaks protocol {PROTOCOL}, the client speaks {theirs}",
@@ -53,6 +56,10 @@ async fn in_our_words(answer: Response) -> Response {
     let text = axum::body::to_bytes(answer.into_body(), WORDS_MAX).await.unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
     Refusal::from(Error::new(Code::RequestInvalid, text.trim_end_matches('.'))).into_response()
+}
+
+fn is_timeless(path: &str) -> bool {
+    path.strip_prefix(PREFIX).is_some_and(|path| TIMELESS.contains(&path))
 }
 
 fn asked_versions(headers: &HeaderMap) -> Option<Versions> {

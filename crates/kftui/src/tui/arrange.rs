@@ -134,8 +134,11 @@ impl Arrangement {
 
     /// To be stored.
     pub(super) fn write(&self) -> String {
-        let filters: Vec<Value> =
-            self.filters.iter().map(|(field, values)| json!({ "field": field.key(), "values": values })).collect();
+        let filters: Vec<Value> = self
+            .filters
+            .iter()
+            .map(|(field, values)| json!({ "field": field.key(), "values": values }))
+            .collect();
         json!({ "group_by": self.group_by.as_ref().map(Field::key), "filters": filters }).to_string()
     }
 
@@ -217,7 +220,8 @@ pub(super) fn choices(data: &Data, arrangement: &Arrangement) -> Vec<Choice> {
             continue;
         }
         choices.push(Choice::Heading(format!("Show only, by {}", field.title())));
-        choices.extend(values.iter().map(|(value, count)| Choice::Only(field.clone(), value.clone(), *count)));
+        choices
+            .extend(values.iter().map(|(value, count)| Choice::Only(field.clone(), value.clone(), *count)));
     }
     choices
 }

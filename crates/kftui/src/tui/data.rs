@@ -137,7 +137,14 @@ impl Data {
 
 impl Entry {
     fn new(id: ForwardId) -> Self {
-        Self { id, config: None, state: None, rate: Rate::default(), hay: String::new(), order: String::new() }
+        Self {
+            id,
+            config: None,
+            state: None,
+            rate: Rate::default(),
+            hay: String::new(),
+            order: String::new(),
+        }
     }
 
     fn take_config(&mut self, config: Option<&Arc<Config>>) -> Shift {
@@ -275,7 +282,9 @@ impl Entry {
 
     /// Whether every word of a search in lower case is found.
     pub(super) fn matches(&self, words: &[String]) -> bool {
-        words.iter().all(|word| self.hay.contains(word.as_str()) || theme::word(self.status()).contains(word.as_str()))
+        words.iter().all(|word| {
+            self.hay.contains(word.as_str()) || theme::word(self.status()).contains(word.as_str())
+        })
     }
 
     pub(super) fn order(&self) -> (&str, ForwardId) {
@@ -362,7 +371,9 @@ impl Totals {
     pub(super) fn add(&mut self, status: &Status) {
         match status {
             Status::Ready => self.ready += 1,
-            Status::Binding | Status::Resolving { .. } | Status::Recovering { .. } | Status::Stopping => self.busy += 1,
+            Status::Binding | Status::Resolving { .. } | Status::Recovering { .. } | Status::Stopping => {
+                self.busy += 1
+            }
             Status::NeedsUser { .. } => self.needs_user += 1,
             Status::Stopped => self.stopped += 1,
         }

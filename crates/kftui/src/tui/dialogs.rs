@@ -121,7 +121,8 @@ impl Palette {
             aside: binding.keys(),
             what: PaletteTarget::Command(binding.action),
         };
-        let commands = Scope::List.bindings().filter(|binding| is_command(binding.action) && found(binding.text));
+        let commands =
+            Scope::List.bindings().filter(|binding| is_command(binding.action) && found(binding.text));
         let mut items: Vec<PaletteItem> = commands.map(command).collect();
         if !words.is_empty() {
             let forwards = data.iter().filter(|entry| entry.matches(&words)).take(PALETTE_FORWARDS);
@@ -139,11 +140,36 @@ impl Palette {
 fn is_command(action: Action) -> bool {
     use Action as A;
     match action {
-        A::Toggle | A::Restart | A::StartAll | A::StopAll | A::Browse | A::New | A::Edit | A::Duplicate | A::Delete => true,
+        A::Toggle
+        | A::Restart
+        | A::StartAll
+        | A::StopAll
+        | A::Browse
+        | A::New
+        | A::Edit
+        | A::Duplicate
+        | A::Delete => true,
         A::Undo | A::Tags | A::FreePort | A::Copy | A::Search | A::Arrange | A::Import | A::Export => true,
         A::Settings | A::Help | A::Quit | A::TickAll => true,
-        A::Up | A::Down | A::PageUp | A::PageDown | A::First | A::Last | A::Left | A::Right | A::Open | A::Back => false,
-        A::Next | A::Previous | A::Tick | A::Palette | A::QuitNow | A::SaveStart | A::Clear | A::Yes | A::No => false,
+        A::Up
+        | A::Down
+        | A::PageUp
+        | A::PageDown
+        | A::First
+        | A::Last
+        | A::Left
+        | A::Right
+        | A::Open
+        | A::Back => false,
+        A::Next
+        | A::Previous
+        | A::Tick
+        | A::Palette
+        | A::QuitNow
+        | A::SaveStart
+        | A::Clear
+        | A::Yes
+        | A::No => false,
     }
 }
 
@@ -212,7 +238,9 @@ impl PathLine {
 
     /// Goes on with a suggestion.
     pub(super) fn choose(&mut self, suggestion: usize) {
-        let Some((folder, name)) = self.suggestions().get(suggestion).map(|seen| (seen.folder, seen.name.clone())) else {
+        let Some((folder, name)) =
+            self.suggestions().get(suggestion).map(|seen| (seen.folder, seen.name.clone()))
+        else {
             return;
         };
         self.complete_to(&name, folder);
@@ -234,7 +262,8 @@ impl PathLine {
             return self.complete_to(&name, folder);
         }
         let Some(first) = suggestions.first().map(|seen| seen.name.clone()) else { return };
-        let common = suggestions.iter().fold(first.as_str(), |common, seen| shared(common, &seen.name)).to_owned();
+        let common =
+            suggestions.iter().fold(first.as_str(), |common, seen| shared(common, &seen.name)).to_owned();
         if common.len() > begun(self.editor.text()).len() {
             self.complete_to(&common, false);
         }
@@ -321,7 +350,7 @@ impl Setting {
             Self::Restore => "Restore on start",
             Self::Idle => "Idle limit",
             Self::Ttl => "Time to live",
-            Self::HostIdle => "Host leaves",
+            Self::HostIdle => "Idle host ends",
             Self::Network => "Watch the network",
             Self::Colours => "Colours",
         }
@@ -332,7 +361,9 @@ impl Setting {
             Self::Restore => "What ran when the host ended runs again when it starts.",
             Self::Idle => "A forward ends after so long without traffic, unless it says otherwise.",
             Self::Ttl => "A forward ends so long after its start, unless it says otherwise.",
-            Self::HostIdle => "The background host ends when nothing has run and nobody has looked for so long.",
+            Self::HostIdle => {
+                "The background host ends when nothing has run and nobody has looked for so long."
+            }
             Self::Network => "Forwards redial at once when the network changes or the machine wakes.",
             Self::Colours => "auto follows the terminal; NO_COLOR always wins.",
         }
@@ -393,10 +424,8 @@ mod tests {
     use super::*;
 
     fn seen(names: &[&str]) -> Vec<Seen> {
-        let one = |name: &&str| Seen {
-            folder: name.ends_with('/'),
-            name: name.trim_end_matches('/').to_owned(),
-        };
+        let one =
+            |name: &&str| Seen { folder: name.ends_with('/'), name: name.trim_end_matches('/').to_owned() };
         names.iter().map(one).collect()
     }
 

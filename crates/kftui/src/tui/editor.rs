@@ -40,7 +40,9 @@ impl Editor {
             (KeyCode::Char(letter), false, false) => self.insert(letter.encode_utf8(&mut [0; 4])),
             // AltGr arrives as both on Windows.
             (KeyCode::Char(letter), true, true) => self.insert(letter.encode_utf8(&mut [0; 4])),
-            (KeyCode::Backspace, false, false) | (KeyCode::Char('h'), true, false) => self.delete(self.before()),
+            (KeyCode::Backspace, false, false) | (KeyCode::Char('h'), true, false) => {
+                self.delete(self.before())
+            }
             (KeyCode::Backspace, ..) | (KeyCode::Char('w'), true, false) => self.delete(self.word_before()),
             (KeyCode::Delete, ..) => {
                 let after = self.after();

@@ -180,7 +180,11 @@ fn cannot(path: &Path, error: &str) -> Problem {
 fn write(path: &Path, text: &str, replace: bool) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true);
-    if replace { options.create(true).truncate(true) } else { options.create_new(true) };
+    if replace {
+        options.create(true).truncate(true)
+    } else {
+        options.create_new(true)
+    };
     let mut file = options.open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()

@@ -87,13 +87,19 @@ fn fields() -> Vec<Field> {
         input: Input::Choice { options, chosen: 0 },
         ..text(name, title, hint, kinds)
     };
-    let flag = |name, title, hint, kinds| Field { input: Input::Flag(false), ..text(name, title, hint, kinds) };
+    let flag =
+        |name, title, hint, kinds| Field { input: Input::Flag(false), ..text(name, title, hint, kinds) };
     vec![
         choice("workload_type", "Kind", "What is at the other end.", &[], KINDS),
         text("service", "Service", "Name of the Service, as kubectl prints it.", &["service"]),
         text("target", "Pod", "Name of a pod, or a label selector such as app=web.", &["pod"]),
         text("target", "Name", "Name of the object, as kubectl prints it.", OWNERS),
-        text("remote_address", "Host", "Host name or IP address that the cluster reaches, with or without a port.", &["proxy"]),
+        text(
+            "remote_address",
+            "Host",
+            "Host name or IP address that the cluster reaches, with or without a port.",
+            &["proxy"],
+        ),
         text("remote_port", "Remote port", "Number or name; of a Service the Service's own port.", OBJECTS),
         text("remote_port", "Remote port", "Number, unless the host has it.", &["proxy"]),
         text("local_port", "Local port", "Number; empty or 0 takes any free one.", FORWARDS),
@@ -105,18 +111,45 @@ fn fields() -> Vec<Field> {
         choice("exposure_type", "Exposure", "Who may reach it.", EXPOSE, &["internal", "public"]),
         text("group", "Group", "Forwards of a group are started and stopped together.", &[]),
         text("tags", "Tags", "key=value, key2: to group, filter and start by.", &[]),
-        choice("protocol", "Protocol", "UDP goes by way of a relay in the cluster.", FORWARDS, &["tcp", "udp"]),
-        text("local_address", "Local address", "Empty: localhost. Other addresses may open it to other machines.", FORWARDS),
+        choice(
+            "protocol",
+            "Protocol",
+            "UDP goes by way of a relay in the cluster.",
+            FORWARDS,
+            &["tcp", "udp"],
+        ),
+        text(
+            "local_address",
+            "Local address",
+            "Empty: localhost. Other addresses may open it to other machines.",
+            FORWARDS,
+        ),
         text("local_address", "Local host", "Host on which your program listens; empty: localhost.", EXPOSE),
-        flag("auto_loopback_address", "Own loopback", "An address of its own, so that ports need not differ.", FORWARDS),
+        flag(
+            "auto_loopback_address",
+            "Own loopback",
+            "An address of its own, so that ports need not differ.",
+            FORWARDS,
+        ),
         flag("domain_enabled", "Host name", "The alias becomes a host name on this machine.", FORWARDS),
-        text("idle_minutes", "Idle limit", "Ends after so many minutes without traffic; empty: the setting.", &[]),
+        text(
+            "idle_minutes",
+            "Idle limit",
+            "Ends after so many minutes without traffic; empty: the setting.",
+            &[],
+        ),
         text("ttl_minutes", "Time to live", "Ends so many minutes after its start; empty: the setting.", &[]),
         text("kubeconfig", "Kubeconfig", "Path; empty: $KUBECONFIG, else ~/.kube/config.", &[]),
         text("ingress_class", "Ingress class", "For a public one; empty: the cluster's default.", EXPOSE),
         flag("cert_manager_enabled", "Certificate", "TLS from cert-manager, for a public one.", EXPOSE),
         text("cert_issuer", "Issuer", "Name of the cert-manager issuer.", EXPOSE),
-        choice("cert_issuer_kind", "Issuer kind", "In the namespace, or for the whole cluster.", EXPOSE, &["ClusterIssuer", "Issuer"]),
+        choice(
+            "cert_issuer_kind",
+            "Issuer kind",
+            "In the namespace, or for the whole cluster.",
+            EXPOSE,
+            &["ClusterIssuer", "Issuer"],
+        ),
     ]
 }
 
@@ -182,7 +215,8 @@ impl Form {
                 (Input::Text(editor), Some(value)) => *editor = Editor::of(as_text(field.name, value)),
                 (Input::Choice { options, chosen }, Some(value)) => {
                     let word = as_text(field.name, value);
-                    *chosen = options.iter().position(|option| option.eq_ignore_ascii_case(&word)).unwrap_or(0);
+                    *chosen =
+                        options.iter().position(|option| option.eq_ignore_ascii_case(&word)).unwrap_or(0);
                 }
                 (Input::Flag(flag), Some(value)) => {
                     *flag = matches!(as_text(field.name, value).to_ascii_lowercase().as_str(), "true" | "1");
@@ -213,8 +247,8 @@ impl Form {
         let public = self.fields.iter().any(|field| {
             field.name == "exposure_type" && matches!(field.input, Input::Choice { chosen: 1, .. })
         });
-        let for_public =
-            ["ingress_class", "cert_manager_enabled", "cert_issuer", "cert_issuer_kind"].contains(&field.name);
+        let for_public = ["ingress_class", "cert_manager_enabled", "cert_issuer", "cert_issuer_kind"]
+            .contains(&field.name);
         (field.kinds.is_empty() || field.kinds.contains(&kind)) && (!for_public || public)
     }
 
@@ -294,7 +328,11 @@ impl Form {
 
     /// The wish that saving is.
     pub(super) fn put(&self) -> ConfigPut {
-        let group = self.fields.iter().find(|field| field.name == "group").map(|field| field.text().trim().to_owned());
+        let group = self
+            .fields
+            .iter()
+            .find(|field| field.name == "group")
+            .map(|field| field.text().trim().to_owned());
         let known = self.of.is_some();
         ConfigPut {
             spec: self.spec(),
@@ -306,14 +344,22 @@ impl Form {
 
     /// Looks at everything again.
     pub(super) fn check(&mut self) {
-        let text = Value::Object(self.spec()).to_string();
-        let import = border::import(&text, &Defaults::default());
+        let mut spec = self.spec();
+        let mut found = told(&spec);
+        // What is missing hides what is wrong with the rest: it is looked at as if it were there.
+        for (name, example) in EXAMPLES {
+            if found.iter().any(|fault| fault.field.as_deref() == Some(name) && is_missing(fault)) {
+                spec.insert((*name).to_owned(), (*example).into());
+            }
+        }
+        let known: Vec<Option<String>> = found.iter().map(|fault| fault.field.clone()).collect();
+        found.extend(told(&spec).into_iter().filter(|fault| !known.contains(&fault.field)));
         let mut faults = Vec::new();
-        for fault in import.faults().flat_map(|entry| &entry.faults) {
+        for fault in &found {
             let found = self.visible().into_iter().find(|field| Some(field.name) == fault.field.as_deref());
             let (field, hint) = found.map_or(("workload_type", ""), |field| (field.name, field.hint));
             // The border speaks of files; a form has the field before one's eyes.
-            let missing = fault.message.starts_with("is missing");
+            let missing = is_missing(fault);
             let message = if missing { "is needed".to_owned() } else { fault.message.clone() };
             let remedy = if missing { hint.to_owned() } else { fault.remedy.clone() };
             faults.push(FieldFault { field, message, remedy });
@@ -328,6 +374,8 @@ impl Form {
                 faults.push(FieldFault { field: name, message, remedy });
             }
         }
+        let order: Vec<&str> = self.visible().into_iter().map(|field| field.name).collect();
+        faults.sort_by_key(|fault| order.iter().position(|name| *name == fault.field));
         self.faults = faults;
     }
 
@@ -369,7 +417,9 @@ impl Field {
                     ("remote_port" | "local_port" | "idle_minutes" | "ttl_minutes", _) => Some(number()),
                     // What is no tag is left to the border to tell.
                     ("tags", _) => Some(match Tags::from_text(text) {
-                        Ok(tags) => tags.iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect(),
+                        Ok(tags) => {
+                            tags.iter().map(|(key, value)| (key.to_owned(), Value::from(value))).collect()
+                        }
                         Err(_) => text.into(),
                     }),
                     _ => Some(text.into()),
@@ -378,6 +428,26 @@ impl Field {
         }
     }
 }
+
+/// What the border has against an entry.
+fn told(spec: &Map<String, Value>) -> Vec<border::Fault> {
+    let import = border::import(&Value::Object(spec.clone()).to_string(), &Defaults::default());
+    import.faults().flat_map(|entry| entry.faults.clone()).collect()
+}
+
+fn is_missing(fault: &border::Fault) -> bool {
+    fault.message.starts_with("is missing")
+}
+
+/// What stands for a needed field while it is missing.
+const EXAMPLES: &[(&str, &str)] = &[
+    ("service", "x"),
+    ("target", "x"),
+    ("remote_address", "x"),
+    ("remote_port", "80"),
+    ("local_port", "80"),
+    ("alias", "x"),
+];
 
 /// A value of an entry as one would type it.
 fn as_text(name: &str, value: &Value) -> String {
@@ -448,7 +518,11 @@ mod tests {
         assert!(form.visible().iter().all(|field| form.fault(field).is_none()), "nothing was entered yet");
         type_into(&mut form, "service", "Web Shop");
         let field = form.focused().expect("a field").clone();
-        assert!(form.fault(&field).is_some_and(|fault| fault.message.contains("Web Shop")), "{:?}", form.faults);
+        assert!(
+            form.fault(&field).is_some_and(|fault| fault.message.contains("Web Shop")),
+            "{:?}",
+            form.faults
+        );
         type_into(&mut form, "service", "web");
         type_into(&mut form, "remote_port", "80");
         assert_eq!(form.faults, []);

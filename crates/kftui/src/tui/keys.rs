@@ -137,12 +137,30 @@ pub(super) const BINDINGS: &[Binding] = {
     use Action as A;
     use Scope as S;
     &[
-        line(S::List, &[letter('f')], A::Toggle, Some("start/stop"), "Start or stop: the ticked ones, the group or the forward under the cursor"),
-        line(S::List, ENTER, A::Open, Some("details"), "Details of the forward; fold or unfold the group"),
-        line(S::List, &[letter('b')], A::Browse, Some("cluster"), "Browse a cluster and add from it"),
+        line(
+            S::List,
+            &[letter('f')],
+            A::Toggle,
+            Some("start/stop"),
+            "Start or stop: the ticked ones, the group or the forward under the cursor",
+        ),
+        line(S::List, ENTER, A::Open, Some("open"), "Details of the forward; fold or unfold the group"),
+        line(S::List, &[letter('b')], A::Browse, Some("browse"), "Browse a cluster and add from it"),
         line(S::List, &[letter('n')], A::New, Some("new"), "New forward"),
-        line(S::List, &[letter('/')], A::Search, Some("search"), "Search: words of name, target, context, namespace, tags, port or state"),
-        line(S::List, &[letter(':'), ctrl('p')], A::Palette, Some("commands"), "Command palette: every command and forward by name"),
+        line(
+            S::List,
+            &[letter('/')],
+            A::Search,
+            Some("find"),
+            "Search: words of name, target, context, namespace, tags, port or state",
+        ),
+        line(
+            S::List,
+            &[letter(':'), ctrl('p')],
+            A::Palette,
+            Some("more"),
+            "Command palette: every command and forward by name",
+        ),
         line(S::List, HELP, A::Help, Some("help"), "This help"),
         line(S::List, &[letter('q')], A::Quit, Some("quit"), "Close this window; the forwards go on"),
         line(S::List, SPACE, A::Tick, None, "Tick the forward or the group, for a command on several"),
@@ -155,7 +173,13 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::List, &[letter('d'), plain(KeyCode::Delete)], A::Delete, None, "Delete; asks first"),
         line(S::List, &[letter('u')], A::Undo, None, "Put back what was deleted last"),
         line(S::List, &[letter('t')], A::Tags, None, "Tags and group"),
-        line(S::List, &[letter('p')], A::FreePort, None, "Start on the next free port where the local port is in use"),
+        line(
+            S::List,
+            &[letter('p')],
+            A::FreePort,
+            None,
+            "Start on the next free port where the local port is in use",
+        ),
         line(S::List, &[letter('y')], A::Copy, None, "Copy the local address"),
         line(S::List, &[letter('v')], A::Arrange, None, "View: group by, show only"),
         line(S::List, &[letter('i')], A::Import, None, "Import a file (pasted JSON is imported too)"),
@@ -176,13 +200,31 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Details, &[letter('r')], A::Restart, Some("restart"), "Restart; if it waits, try again now"),
         line(S::Details, &[letter('c'), plain(KeyCode::F(2))], A::Edit, Some("change"), "Change it"),
         line(S::Details, &[letter('y')], A::Copy, Some("copy address"), "Copy the local address"),
-        line(S::Details, &[letter('p')], A::FreePort, None, "Start on the next free port where the local port is in use"),
+        line(
+            S::Details,
+            &[letter('p')],
+            A::FreePort,
+            None,
+            "Start on the next free port where the local port is in use",
+        ),
         line(S::Details, UP_K, A::Up, None, "Scroll up"),
         line(S::Details, DOWN_J, A::Down, None, "Scroll down"),
         line(S::Details, PAGE_UP, A::PageUp, None, "A page up"),
         line(S::Details, PAGE_DOWN, A::PageDown, None, "A page down"),
         line(S::Details, FIRST, A::First, None, "To the top"),
-        line(S::Details, &[plain(KeyCode::Esc), letter('q'), plain(KeyCode::Enter), plain(KeyCode::Tab), plain(KeyCode::Left)], A::Back, Some("back"), "Back to the list"),
+        line(
+            S::Details,
+            &[
+                plain(KeyCode::Esc),
+                letter('q'),
+                plain(KeyCode::Enter),
+                plain(KeyCode::Tab),
+                plain(KeyCode::Left),
+            ],
+            A::Back,
+            Some("back"),
+            "Back to the list",
+        ),
         line(S::Details, HELP, A::Help, Some("help"), "This help"),
         //
         line(S::Search, ENTER, A::Open, Some("keep"), "Keep the search and go back to the list"),
@@ -190,9 +232,21 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Search, UP, A::Up, None, "Up in the list"),
         line(S::Search, DOWN, A::Down, None, "Down in the list"),
         //
-        line(S::Picker, ENTER, A::Open, Some("go on"), "Into what is under the cursor; on a port: add it and start it"),
+        line(
+            S::Picker,
+            ENTER,
+            A::Open,
+            Some("go on"),
+            "Into what is under the cursor; on a port: add it and start it",
+        ),
         line(S::Picker, SPACE, A::Tick, Some("tick"), "Tick Services or ports, to add several at once"),
-        line(S::Picker, &[ctrl('e')], A::Edit, Some("fill in first"), "Into the form with it, to change something first"),
+        line(
+            S::Picker,
+            &[ctrl('e')],
+            A::Edit,
+            Some("fill in first"),
+            "Into the form with it, to change something first",
+        ),
         line(S::Picker, TAB, A::Next, Some("services/workloads"), "Services or workloads"),
         line(S::Picker, &[plain(KeyCode::Left), plain(KeyCode::Esc)], A::Back, Some("back"), "A step back"),
         line(S::Picker, RIGHT, A::Right, None, "Into what is under the cursor"),
@@ -225,7 +279,13 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Report, PAGE_UP, A::PageUp, None, "A page up"),
         line(S::Report, PAGE_DOWN, A::PageDown, None, "A page down"),
         //
-        line(S::Arrange, &[letter(' '), plain(KeyCode::Enter)], A::Tick, Some("choose"), "Choose what is under the cursor"),
+        line(
+            S::Arrange,
+            &[letter(' '), plain(KeyCode::Enter)],
+            A::Tick,
+            Some("choose"),
+            "Choose what is under the cursor",
+        ),
         line(S::Arrange, &[letter('c')], A::Clear, Some("clear"), "Clear: show everything"),
         line(S::Arrange, UP_K, A::Up, None, "Up"),
         line(S::Arrange, DOWN_J, A::Down, None, "Down"),
@@ -233,7 +293,13 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Arrange, PAGE_DOWN, A::PageDown, None, "A page down"),
         line(S::Arrange, &[plain(KeyCode::Esc), letter('q'), letter('v')], A::Back, Some("done"), "Done"),
         //
-        line(S::Settings, &[plain(KeyCode::Right), letter(' '), plain(KeyCode::Enter)], A::Right, Some("change"), "Change: on or off, more"),
+        line(
+            S::Settings,
+            &[plain(KeyCode::Right), letter(' '), plain(KeyCode::Enter)],
+            A::Right,
+            Some("change"),
+            "Change: on or off, more",
+        ),
         line(S::Settings, LEFT, A::Left, None, "Change: less"),
         line(S::Settings, UP_K, A::Up, None, "Up"),
         line(S::Settings, DOWN_J, A::Down, None, "Down"),
@@ -255,7 +321,13 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Help, &[plain(KeyCode::PageDown), letter(' ')], A::PageDown, None, "A page down"),
         line(S::Help, FIRST, A::First, None, "To the top"),
         line(S::Help, LAST, A::Last, None, "To the end"),
-        line(S::Help, &[plain(KeyCode::Esc), letter('q'), letter('h'), letter('?'), plain(KeyCode::Enter)], A::Back, Some("close"), "Close"),
+        line(
+            S::Help,
+            &[plain(KeyCode::Esc), letter('q'), letter('h'), letter('?'), plain(KeyCode::Enter)],
+            A::Back,
+            Some("close"),
+            "Close",
+        ),
         //
         line(S::Anywhere, &[ctrl('c')], A::QuitNow, None, "Close this window at once; the forwards go on"),
     ]
@@ -314,7 +386,9 @@ impl Chord {
     pub(super) fn name(self) -> String {
         let key = match self.code {
             KeyCode::Char(' ') => "Space".to_owned(),
-            KeyCode::Char(letter) if self.modifiers == KeyModifiers::CONTROL => letter.to_ascii_uppercase().to_string(),
+            KeyCode::Char(letter) if self.modifiers == KeyModifiers::CONTROL => {
+                letter.to_ascii_uppercase().to_string()
+            }
             KeyCode::Up => "↑".to_owned(),
             KeyCode::Down => "↓".to_owned(),
             KeyCode::Left => "←".to_owned(),
@@ -344,7 +418,8 @@ impl Binding {
 
 /// What a key means in a scope.
 pub(super) fn action(scope: Scope, key: KeyEvent) -> Option<Action> {
-    let bound = |scope: Scope| scope.bindings().find(|binding| binding.chords.iter().any(|chord| chord.is(key)));
+    let bound =
+        |scope: Scope| scope.bindings().find(|binding| binding.chords.iter().any(|chord| chord.is(key)));
     bound(scope).or_else(|| bound(Scope::Anywhere)).map(|binding| binding.action)
 }
 
@@ -404,9 +479,10 @@ mod tests {
 
     #[test]
     fn names() {
-        let names: Vec<String> = [ctrl('p'), letter('S'), plain(KeyCode::F(2)), letter(' '), plain(KeyCode::Esc)]
-            .map(Chord::name)
-            .into();
+        let names: Vec<String> =
+            [ctrl('p'), letter('S'), plain(KeyCode::F(2)), letter(' '), plain(KeyCode::Esc)]
+                .map(Chord::name)
+                .into();
         assert_eq!(names, ["Ctrl+P", "S", "F2", "Space", "Esc"]);
     }
 }

@@ -66,7 +66,8 @@ impl List {
         let anchor = self.anchor();
         let place = self.cursor.saturating_sub(self.top);
         self.ticks.retain(|id| data.get(*id).is_some());
-        let words: Vec<String> = self.search.text().to_lowercase().split_whitespace().map(str::to_owned).collect();
+        let words: Vec<String> =
+            self.search.text().to_lowercase().split_whitespace().map(str::to_owned).collect();
         self.totals = Totals::default();
         self.widths = Widths::default();
         let mut groups: BTreeMap<(u8, String), Vec<&Entry>> = BTreeMap::new();
@@ -231,7 +232,9 @@ impl List {
     pub(super) fn fold(&mut self, folded: bool) {
         let number = match self.rows.get(self.cursor) {
             Some(Row::Group(group)) => Some(*group),
-            Some(Row::Forward(id)) if folded => self.groups.iter().position(|group| group.members.contains(id)),
+            Some(Row::Forward(id)) if folded => {
+                self.groups.iter().position(|group| group.members.contains(id))
+            }
             Some(Row::Forward(_)) | None => None,
         };
         let Some(number) = number else { return };

@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crossterm::event::KeyEvent;
 use kftray_client::State;
 use kftray_commons::api::{
-    Action as Deed, ActionReport, Config, ConfigPut, ContextList, Error, History, ImportReport, ImportRequest, Millis,
-    NamespaceList, ServiceList, SettingsPatch, WorkloadList,
+    Action as Deed, ActionReport, Config, ConfigPut, ContextList, Error, History, ImportReport,
+    ImportRequest, Millis, NamespaceList, ServiceList, SettingsPatch, WorkloadList,
 };
 use kftray_commons::{ForwardId, Problem};
-use crossterm::event::KeyEvent;
 
 use super::keys::Action;
 
@@ -103,7 +103,11 @@ pub(super) enum Effect {
     Look(PathBuf),
     Settings(SettingsPatch),
     /// The first free port above this one on the address of the forward.
-    FreePort { id: ForwardId, host: String, above: u16 },
+    FreePort {
+        id: ForwardId,
+        host: String,
+        above: u16,
+    },
 }
 
 /// Configs to be written.

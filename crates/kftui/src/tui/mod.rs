@@ -26,14 +26,14 @@ mod update;
 mod view;
 
 use std::io::IsTerminal as _;
-use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use kftray_commons::store::Directory;
 
 use crate::exit::Exit;
 
 /// Opens the window. With `embedded` the host lives in this process, and the forwards end with the window.
-pub(crate) async fn run(directory: &Path, embedded: bool) -> Result<Exit> {
+pub(crate) async fn run(directory: Directory, embedded: bool) -> Result<Exit> {
     if !std::io::stdin().is_terminal() || !std::io::stdout().is_terminal() {
         bail!("the window needs a terminal; `kftui --help` lists the commands for scripts");
     }

@@ -11,7 +11,7 @@ use kftray_commons::{ForwardId, Problem};
 
 use super::arrange::{Arrangement, SETTING};
 use super::data::Data;
-use super::dialogs::{Ask, Arranging, Palette, Prompt, Report, SettingsPane};
+use super::dialogs::{Arranging, Ask, Palette, Prompt, Report, SettingsPane};
 use super::form::Form;
 use super::keys::{Action, Scope};
 use super::list::List;
@@ -23,7 +23,7 @@ use super::theme::{Choice, Surroundings, Theme};
 pub(super) const SMALLEST: (u16, u16) = (40, 10);
 
 /// From this width on the details stand beside the list instead of below it.
-const WIDE: u16 = 120;
+const WIDE: u16 = 150;
 
 /// A notice stays for so long, or until the next key.
 const NOTICE_STAYS: Duration = Duration::from_secs(8);
@@ -128,7 +128,12 @@ pub(super) struct Model {
 }
 
 impl Model {
-    pub(super) fn new(size: (u16, u16), surroundings: Surroundings, zone: TimeZone, home: Option<String>) -> Self {
+    pub(super) fn new(
+        size: (u16, u16),
+        surroundings: Surroundings,
+        zone: TimeZone,
+        home: Option<String>,
+    ) -> Self {
         Self {
             now: Now::default(),
             size,
@@ -252,9 +257,10 @@ impl Model {
     /// Time after which something changes by itself; `None`: nothing does until something happens.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let notice = self.notice.as_ref().map(|notice| notice.until);
-        let history = self.rested.0.filter(|id| {
-            self.shows_details() && self.history.as_ref().is_none_or(|(known, _)| known != id)
-        });
+        let history = self
+            .rested
+            .0
+            .filter(|id| self.shows_details() && self.history.as_ref().is_none_or(|(known, _)| known != id));
         let rests = history.map(|_| self.rested.1 + RESTS);
         [notice, rests, self.data.next_sample(), self.next_countdown()].into_iter().flatten().min()
     }
@@ -307,10 +313,37 @@ impl Model {
         Areas::of(self.size, self.data.is_empty())
     }
 
-    /// What an action of the legend is called.
+    /// The keys worth showing now: key, word, action.
     pub(super) fn legend(&self) -> Vec<(String, &'static str, Action)> {
-        let bindings = self.mode().scope().bindings();
-        bindings.filter_map(|binding| Some((binding.key(), binding.short?, binding.action))).collect()
+        let mode = self.mode();
+        let bindings = mode.scope().bindings();
+        let all = bindings.filter_map(|binding| Some((binding.key(), binding.short?, binding.action)));
+        match mode {
+            // With nothing there, only what brings something.
+            Mode::List if self.data.is_empty() => {
+                let useful = [Action::Browse, Action::New, Action::Palette, Action::Help, Action::Quit];
+                all.filter(|(_, _, action)| useful.contains(action)).collect()
+            }
+            Mode::Report(Report { next: None, .. }) => all
+                .filter(|(_, _, action)| *action == Action::No)
+                .map(|(key, _, action)| (key, "close", action))
+                .collect(),
+            Mode::Picker(picker) if !picker.can_tick() => {
+                all.filter(|(_, _, action)| matches!(action, Action::Open | Action::Back)).collect()
+            }
+            Mode::List
+            | Mode::Details(_)
+            | Mode::Search
+            | Mode::Picker(_)
+            | Mode::Form(_)
+            | Mode::Prompt(_)
+            | Mode::Report(_)
+            | Mode::Arrange(_)
+            | Mode::Settings(_)
+            | Mode::Palette(_)
+            | Mode::Ask(_)
+            | Mode::Help(_) => all.collect(),
+        }
     }
 }
 
@@ -333,8 +366,8 @@ impl Areas {
         let mut list = Rect::new(0, 2.min(height), width, middle);
         let mut details = None;
         if !empty && width >= WIDE {
-            // The list keeps a little more than half.
-            let beside = (width * 9 / 20).min(90);
+            // The list keeps the larger part.
+            let beside = (width * 2 / 5).min(84);
             list.width = width - beside;
             details = Some(Rect::new(list.width, 1, beside, middle + 1));
         } else if !empty && height >= 20 {

@@ -100,6 +100,8 @@ enum What {
 pub(super) enum Going {
     /// Nothing to go to.
     Nowhere,
+    /// This has no ports.
+    NoPorts(String),
     /// Another step, and what to ask for it.
     On(Option<Effect>),
     /// These are to be added.
@@ -121,7 +123,8 @@ impl Picker {
             Step::Object => self.object_items(),
             Step::Port => self.port_items(),
         };
-        let words: Vec<String> = self.filter.text().to_lowercase().split_whitespace().map(str::to_owned).collect();
+        let words: Vec<String> =
+            self.filter.text().to_lowercase().split_whitespace().map(str::to_owned).collect();
         let found = |item: &Item| {
             let hay = format!("{} {}", item.text, item.aside).to_lowercase();
             words.iter().all(|word| hay.contains(word))
@@ -156,7 +159,9 @@ impl Picker {
         let Load::There(list) = &self.namespaces else { return Vec::new() };
         let usual = self.usual_namespace();
         let mut names: Vec<&String> = list.namespaces.iter().collect();
-        names.sort_by_key(|name| (Some(name.as_str()) != usual, name.starts_with(OF_THE_CLUSTER), name.as_str()));
+        names.sort_by_key(|name| {
+            (Some(name.as_str()) != usual, name.starts_with(OF_THE_CLUSTER), name.as_str())
+        });
         let item = |name: &String| Item {
             key: name.clone(),
             text: name.clone(),
@@ -187,7 +192,12 @@ impl Picker {
                         "ClusterIP" | "" => ports_text(&service.ports),
                         kind => format!("{}  {kind}", ports_text(&service.ports)),
                     };
-                    Item { key: service.name.clone(), text: service.name.clone(), aside, what: What::Object(object) }
+                    Item {
+                        key: service.name.clone(),
+                        text: service.name.clone(),
+                        aside,
+                        what: What::Object(object),
+                    }
                 };
                 list.services.iter().map(item).collect()
             }
@@ -285,7 +295,7 @@ impl Picker {
         }
         match self.go_on(&Data::default()) {
             Going::On(effect) => effect,
-            Going::Nowhere | Going::Add(_) => None,
+            Going::Nowhere | Going::NoPorts(_) | Going::Add(_) => None,
         }
     }
 
@@ -297,7 +307,7 @@ impl Picker {
     /// Into the item under the cursor. `data` says which local ports are taken.
     pub(super) fn go_on(&mut self, data: &Data) -> Going {
         let items = self.items();
-        if matches!(self.step, Step::Object | Step::Port) && !self.ticks.is_empty() {
+        if self.can_tick() && !self.ticks.is_empty() {
             return Going::Add(self.ticked(data));
         }
         let Some(item) = items.into_iter().nth(self.cursor) else { return Going::Nowhere };
@@ -319,7 +329,7 @@ impl Picker {
                 self.enter(Step::Object);
                 Going::On(self.ask_objects())
             }
-            What::Object(object) if object.ports.is_empty() => Going::Nowhere,
+            What::Object(object) if object.ports.is_empty() => Going::NoPorts(item.text),
             What::Object(object) => {
                 self.object = Some(object);
                 self.enter(Step::Port);
@@ -336,7 +346,10 @@ impl Picker {
     pub(super) fn for_form(&self, data: &Data) -> Option<Map<String, Value>> {
         let item = self.items().into_iter().nth(self.cursor)?;
         let put = match (&item.what, &self.object) {
-            (What::Object(object), _) => puts(&self.place, &[(object, object.ports.first()?)], data).pop(),
+            (What::Object(object), _) => {
+                let none = PortInfo::default();
+                puts(&self.place, &[(object, object.ports.first().unwrap_or(&none))], data).pop()
+            }
             (What::Port(port), Some(object)) => puts(&self.place, &[(object, port)], data).pop(),
             (What::Port(_), None) | (What::Context | What::Namespace, _) => None,
         };
@@ -421,9 +434,14 @@ impl Picker {
         true
     }
 
+    /// Whether several can be added at once here.
+    pub(super) fn can_tick(&self) -> bool {
+        matches!(self.step, Step::Object | Step::Port)
+    }
+
     /// Ticks the item under the cursor, where several can be added.
     pub(super) fn tick(&mut self) {
-        if !matches!(self.step, Step::Object | Step::Port) {
+        if !self.can_tick() {
             return;
         }
         if let Some(item) = self.items().into_iter().nth(self.cursor) {
@@ -486,8 +504,10 @@ fn puts(place: &Where, wanted: &[(&Object, &PortInfo)], data: &Data) -> Vec<Conf
         spec.insert(field.to_owned(), object.name.as_str().into());
         spec.insert("namespace".to_owned(), place.namespace.as_str().into());
         spec.insert("context".to_owned(), place.context.as_str().into());
-        spec.insert("remote_port".to_owned(), json!(port.port));
-        spec.insert("local_port".to_owned(), json!(local));
+        if port.port != 0 {
+            spec.insert("remote_port".to_owned(), json!(port.port));
+            spec.insert("local_port".to_owned(), json!(local));
+        }
         spec.insert("protocol".to_owned(), protocol.into());
         if let Some(kubeconfig) = &place.kubeconfig {
             spec.insert("kubeconfig".to_owned(), kubeconfig.as_str().into());

@@ -3,15 +3,16 @@
 //! Nothing here blocks and nothing polls: with no key, no news and nothing that moves by itself, it sleeps.
 
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
+use crossterm::event::{Event, EventStream, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
 use futures::{FutureExt as _, StreamExt as _};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kftray_client::{Client, Follow, State};
 use kftray_commons::Problem;
-use crossterm::event::{Event, EventStream, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
+use kftray_commons::store::Directory;
+use kftray_host::Host;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -32,7 +33,7 @@ const FRAME: Duration = Duration::from_millis(33);
 const AT_ONCE: usize = 256;
 
 /// Runs the window until somebody closes it.
-pub(super) async fn run(directory: &Path, embedded: bool) -> io::Result<()> {
+pub(super) async fn run(directory: Directory, embedded: bool) -> io::Result<()> {
     let mut signals = Signals::install()?;
     let mut screen = Screen::open()?;
     let mut shell = Shell::new(screen.size()?);
@@ -91,6 +92,10 @@ pub(super) async fn run(directory: &Path, embedded: bool) -> io::Result<()> {
         }
     }
     drop(screen);
+    shell.follow = None;
+    if let Some(host) = shell.host.take() {
+        host.stop().await;
+    }
     Ok(())
 }
 
@@ -106,7 +111,7 @@ struct Shell {
     started: Instant,
     client: Option<Client>,
     /// A host that lives in this process, for as long as this value does.
-    hosted: Option<link::Hosted>,
+    host: Option<Host>,
     follow: Option<Follow>,
     tasks: JoinSet<Option<Outcome>>,
     hits: Hits,
@@ -132,7 +137,7 @@ impl Shell {
             model,
             started,
             client: None,
-            hosted: None,
+            host: None,
             follow: None,
             tasks: JoinSet::new(),
             hits: Hits::default(),
@@ -193,10 +198,10 @@ impl Shell {
 
     fn linked(&mut self, linked: Result<Linked, Problem>, screen: &mut Screen) {
         match linked {
-            Ok(Linked { client, hosted, because }) => {
+            Ok(Linked { client, host, because }) => {
                 let follow = client.follow();
                 self.client = Some(client);
-                self.hosted = hosted;
+                self.host = host;
                 self.hear(follow.state(), screen);
                 self.follow = Some(follow);
                 if let Some(problem) = because {

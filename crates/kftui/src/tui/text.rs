@@ -77,25 +77,19 @@ pub(super) fn fit_right(text: &str, columns: usize) -> String {
 /// Lines of at most `columns` columns, broken between words where that is possible.
 pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(1);
-    let text = clean(text);
     let mut lines = Vec::new();
     let mut line = String::new();
     let mut taken = 0;
-    for word in text.split_word_bounds() {
-        let wide = width(word);
-        if taken + wide > columns && taken > 0 && !word.trim().is_empty() {
-            lines.push(std::mem::take(&mut line).trim_end().to_owned());
+    for word in clean(text).split_whitespace() {
+        let gap = usize::from(taken > 0);
+        if taken > 0 && taken + gap + width(word) > columns {
+            lines.push(std::mem::take(&mut line));
             taken = 0;
+        } else if gap > 0 {
+            line.push(' ');
+            taken += 1;
         }
-        if taken == 0 && word.trim().is_empty() {
-            continue;
-        }
-        if wide <= columns - taken {
-            line.push_str(word);
-            taken += wide;
-            continue;
-        }
-        // Longer than a line, as paths and digests are.
+        // A word may be longer than a line, as paths and digests are.
         for letter in word.graphemes(true) {
             let wide = letter.width();
             if taken + wide > columns && taken > 0 {
@@ -106,8 +100,8 @@ pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
             taken += wide;
         }
     }
-    if !line.trim_end().is_empty() || lines.is_empty() {
-        lines.push(line.trim_end().to_owned());
+    if !line.is_empty() || lines.is_empty() {
+        lines.push(line);
     }
     lines
 }
@@ -184,6 +178,7 @@ mod tests {
         assert_eq!(wrap("0123456789abc", 5), ["01234", "56789", "abc"]);
         assert_eq!(wrap("", 5), [""]);
         assert_eq!(wrap("日本語", 3), ["日", "本", "語"]);
+        assert_eq!(wrap("in this window. (a-b)", 14), ["in this", "window. (a-b)"]);
     }
 
     #[test]

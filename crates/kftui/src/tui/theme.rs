@@ -151,7 +151,9 @@ impl Theme {
     pub(super) fn status(self, status: &Status) -> Style {
         match status {
             Status::Ready => self.good(),
-            Status::Binding | Status::Resolving { .. } | Status::Recovering { .. } | Status::Stopping => self.busy(),
+            Status::Binding | Status::Resolving { .. } | Status::Recovering { .. } | Status::Stopping => {
+                self.busy()
+            }
             Status::NeedsUser { .. } => self.bad(),
             Status::Stopped => self.dim(),
         }

@@ -180,6 +180,8 @@ fn ambiguous(stored: &[StoredConfig], candidates: &[usize]) -> String {
         .map(|config| format!("`{}` (id {})", config.label(), config.id.0))
         .collect();
     match names.as_slice() {
+        [] => "too many forwards go to the same thing to tell which is meant; give it the ports it has here"
+            .to_owned(),
         [one] => format!(
             "this and another entry could both be {one}; give each the alias or the ports that it has here"
         ),

@@ -1,6 +1,6 @@
 //! Who is meant: pure, without the file.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroU16;
 
 use super::super::configs::{Draft, StoredConfig};
@@ -8,6 +8,10 @@ use super::Incoming;
 use crate::border::Defaults;
 use crate::spec::{ForwardSpec, LocalPort, Pods, Protocol, Workload};
 use crate::target::ContextRef;
+
+/// Pairs that are looked at for one core, after those that are equal. Five hundred forwards to the same thing that are all
+/// changed at once are no list that a person keeps, and comparing ever more of them would only take memory.
+const PAIRS_MAX: usize = 250_000;
 
 /// What becomes of an entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,75 +68,132 @@ enum Fit {
 
 /// Decides for all entries at once, so that none takes what fits another one better.
 pub(super) fn plan(stored: &[StoredConfig], incoming: &[Incoming]) -> Plan {
-    let specs: Vec<Option<&ForwardSpec>> = stored.iter().map(|config| config.spec.as_ref().ok()).collect();
-    let mut by_core: HashMap<Core<'_>, Vec<usize>> = HashMap::new();
-    for (at, spec) in specs.iter().enumerate() {
-        if let Some(spec) = spec {
-            by_core.entry(Core::of(spec)).or_default().push(at);
+    let mut groups: HashMap<Core<'_>, Group> = HashMap::new();
+    for (at, config) in stored.iter().enumerate() {
+        if let Ok(spec) = &config.spec {
+            groups.entry(Core::of(spec)).or_default().stored.push(at);
         }
     }
-    let mut steps: Vec<Option<Step>> = superseded(incoming);
-    let mut pairs: Vec<(Rank, usize, usize)> = Vec::new();
+    let steps = superseded(incoming);
     for (number, entry) in incoming.iter().enumerate().filter(|(number, _)| steps[*number].is_none()) {
-        for at in by_core.get(&Core::of(&entry.draft.spec)).into_iter().flatten() {
-            let rank = specs[*at].and_then(|spec| rank(spec, &entry.draft.spec));
-            pairs.extend(rank.map(|rank| (rank, *at, number)));
-        }
+        groups.entry(Core::of(&entry.draft.spec)).or_default().incoming.push(number);
     }
-    let mut taken = vec![false; stored.len()];
-    let ranks: BTreeSet<Rank> = pairs.iter().map(|(rank, _, _)| *rank).collect();
-    for rank in ranks.into_iter().rev() {
-        let of_rank = pairs.iter().filter(|(found, _, _)| *found == rank);
-        let free: Vec<(usize, usize)> = of_rank
-            .filter(|(_, at, number)| !taken[*at] && steps[*number].is_none())
-            .map(|(_, at, number)| (*at, *number))
-            .collect();
-        settle(rank, &free, stored, incoming, &mut steps, &mut taken);
+    let mut planner = Planner { stored, incoming, steps, taken: vec![false; stored.len()] };
+    // In any order: no forward is in two of them.
+    for group in groups.into_values() {
+        planner.settle_equal(&group);
+        planner.settle_by_rank(&group);
     }
-    let untouched = (0..stored.len()).filter(|at| !taken[*at] && specs[*at].is_some()).collect();
+    let Planner { steps, taken, .. } = planner;
+    let untouched = (0..stored.len()).filter(|at| !taken[*at] && stored[*at].spec.is_ok()).collect();
     Plan { steps: steps.into_iter().map(|step| step.unwrap_or(Step::Add)).collect(), untouched }
 }
 
-/// Settles the pairs of one rank.
-fn settle(
-    rank: Rank,
-    free: &[(usize, usize)],
-    stored: &[StoredConfig],
-    incoming: &[Incoming],
-    steps: &mut [Option<Step>],
-    taken: &mut [bool],
-) {
-    let mut candidates: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
-    let mut rivals: HashMap<usize, usize> = HashMap::new();
-    for (at, number) in free {
-        candidates.entry(*number).or_default().push(*at);
-        *rivals.entry(*at).or_default() += 1;
-    }
-    let mut contested = Vec::new();
-    for (number, all) in candidates {
-        // Copies of one another at the same place: whichever, the older one.
-        let copies = rank.fit == Fit::Ports && rank.same_hosts;
-        let choice = match all.as_slice() {
-            [one] if rivals.get(one) == Some(&1) => Some(*one),
-            several if copies => several.iter().copied().find(|at| !taken[*at]),
-            _ => None,
+/// The forwards with the same core, in order.
+#[derive(Default)]
+struct Group {
+    stored: Vec<usize>,
+    incoming: Vec<usize>,
+}
+
+struct Planner<'a> {
+    stored: &'a [StoredConfig],
+    incoming: &'a [Incoming],
+    /// What is decided, by entry.
+    steps: Vec<Option<Step>>,
+    /// The stored ones that an entry means or could mean.
+    taken: Vec<bool>,
+}
+
+impl Planner<'_> {
+    /// Those that agree in ports, addresses and given alias: nothing fits better.
+    fn settle_equal(&mut self, group: &Group) {
+        let key = |spec: &ForwardSpec| {
+            let alias = given_alias(spec).map(str::to_owned);
+            (local_port(spec), remote_port(spec), spec.listen.hosts.clone(), alias)
         };
-        steps[number] = match choice {
-            Some(at) => {
-                taken[at] = true;
-                let draft = stored[at].draft().map(|before| combined(&before, &incoming[number].draft));
-                draft.map(|draft| Step::Match { stored: at, draft: Box::new(draft) })
+        let mut known: HashMap<_, Vec<usize>> = HashMap::new();
+        // From the end, so that the oldest is the first to be given away.
+        for at in group.stored.iter().rev() {
+            if let Ok(spec) = &self.stored[*at].spec {
+                known.entry(key(spec)).or_default().push(*at);
             }
-            None if copies => None,
-            None => {
-                contested.extend(all.iter().copied());
-                Some(Step::Conflict { candidates: all })
+        }
+        for number in &group.incoming {
+            let equal = known.get_mut(&key(&self.incoming[*number].draft.spec)).and_then(Vec::pop);
+            if let Some(at) = equal {
+                self.give(at, *number);
             }
-        };
+        }
     }
-    // Given to nobody, and not free for a worse fit.
-    for at in contested {
-        taken[at] = true;
+
+    /// The others, the best ranks first.
+    fn settle_by_rank(&mut self, group: &Group) {
+        let stored: Vec<usize> = group.stored.iter().copied().filter(|at| !self.taken[*at]).collect();
+        let incoming: Vec<usize> =
+            group.incoming.iter().copied().filter(|number| self.steps[*number].is_none()).collect();
+        if stored.len().saturating_mul(incoming.len()) > PAIRS_MAX {
+            for number in incoming {
+                self.steps[number] = Some(Step::Conflict { candidates: Vec::new() });
+            }
+            for at in stored {
+                self.taken[at] = true;
+            }
+            return;
+        }
+        let mut pairs: BTreeMap<Rank, Vec<(usize, usize)>> = BTreeMap::new();
+        for at in &stored {
+            let Ok(spec) = &self.stored[*at].spec else { continue };
+            for number in &incoming {
+                if let Some(rank) = rank(spec, &self.incoming[*number].draft.spec) {
+                    pairs.entry(rank).or_default().push((*at, *number));
+                }
+            }
+        }
+        for (rank, mut pairs) in pairs.into_iter().rev() {
+            pairs.retain(|(at, number)| !self.taken[*at] && self.steps[*number].is_none());
+            self.settle(rank, &pairs);
+        }
+    }
+
+    /// Settles the pairs of one rank.
+    fn settle(&mut self, rank: Rank, pairs: &[(usize, usize)]) {
+        let mut candidates: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut rivals: HashMap<usize, usize> = HashMap::new();
+        for (at, number) in pairs {
+            candidates.entry(*number).or_default().push(*at);
+            *rivals.entry(*at).or_default() += 1;
+        }
+        // The same ports at the same place: whichever, the older one.
+        let interchangeable = rank.fit == Fit::Ports && rank.same_hosts;
+        let mut contested = Vec::new();
+        for (number, all) in candidates {
+            let choice = match all.as_slice() {
+                [one] if rivals.get(one) == Some(&1) => Some(*one),
+                several if interchangeable => several.iter().copied().find(|at| !self.taken[*at]),
+                _ => None,
+            };
+            match choice {
+                Some(at) => self.give(at, number),
+                None if interchangeable => {}
+                None => {
+                    contested.extend(all.iter().copied());
+                    self.steps[number] = Some(Step::Conflict { candidates: all });
+                }
+            }
+        }
+        // Given to nobody, and not free for a worse fit.
+        for at in contested {
+            self.taken[at] = true;
+        }
+    }
+
+    fn give(&mut self, at: usize, number: usize) {
+        if let Some(before) = self.stored[at].draft() {
+            let draft = Box::new(combined(&before, &self.incoming[number].draft));
+            self.steps[number] = Some(Step::Match { stored: at, draft });
+            self.taken[at] = true;
+        }
     }
 }
 

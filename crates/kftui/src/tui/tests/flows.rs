@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use kftray_client::Link;
 use kftray_commons::api::{
-    Action as Deed, ActionOutcome, ActionReport, ActionResult, ContextInfo, ContextList, Error, ImportReport, ImportedEntry,
-    NamespaceList, PortInfo, ServiceInfo, ServiceList,
+    Action as Deed, ActionOutcome, ActionReport, ActionResult, ContextInfo, ContextList, Error, ImportReport,
+    ImportedEntry, NamespaceList, PortInfo, ServiceInfo, ServiceList,
 };
 use kftray_commons::{Code, ForwardId, Problem};
 use serde_json::{Value, json};
@@ -45,8 +45,14 @@ fn first_use_takes_five_keys() {
     desk.press("<enter>");
     let Effect::Services(asked, place) = desk.last_wish().clone() else { panic!("{:?}", desk.wishes) };
     assert_eq!(place.namespace, "shop", "those of the cluster come last");
-    let port = PortInfo { name: Some("http".into()), port: 80, protocol: "TCP".into(), ..PortInfo::default() };
-    let service = ServiceInfo { name: "front".into(), namespace: "shop".into(), ports: vec![port], ..ServiceInfo::default() };
+    let port =
+        PortInfo { name: Some("http".into()), port: 80, protocol: "TCP".into(), ..PortInfo::default() };
+    let service = ServiceInfo {
+        name: "front".into(),
+        namespace: "shop".into(),
+        ports: vec![port],
+        ..ServiceInfo::default()
+    };
     desk.done(Outcome::Services(asked, Ok(ServiceList { services: vec![service], problem: None })));
     desk.press("<enter><enter>");
     let save = saved(&desk).clone();
@@ -91,7 +97,12 @@ fn start_and_stop() {
 fn what_failed_is_told_by_name() {
     let mut desk = desk(80, 24);
     let problem = Problem::new(Code::PortInUse, "port 8081 is in use by nginx");
-    let result = ActionResult { id: ForwardId(2), label: "cart".into(), outcome: ActionOutcome::Failed, problem: Some(problem) };
+    let result = ActionResult {
+        id: ForwardId(2),
+        label: "cart".into(),
+        outcome: ActionOutcome::Failed,
+        problem: Some(problem),
+    };
     desk.done(Outcome::Acted(Deed::Start, Ok(ActionReport { results: vec![result], unmatched: Vec::new() })));
     let screen = desk.screen(false);
     for part in ["Not started", "cart", "port 8081 is in use by nginx", "choose another local port"] {
@@ -213,7 +224,10 @@ fn tags_of_one_and_of_several() {
 fn a_busy_port_is_left_for_a_free_one() {
     let mut desk = desk(80, 24);
     desk.press("/postgres<enter><down>p");
-    assert_eq!(*desk.last_wish(), Effect::FreePort { id: ForwardId(3), host: "localhost".into(), above: 5432 });
+    assert_eq!(
+        *desk.last_wish(),
+        Effect::FreePort { id: ForwardId(3), host: "localhost".into(), above: 5432 }
+    );
     desk.done(Outcome::FreePort { id: ForwardId(3), port: Some(5433) });
     let save = saved(&desk);
     assert_eq!(save.then, Then::Restart);
@@ -296,6 +310,7 @@ fn the_history_is_asked_for_once_the_cursor_rests() {
     desk.wait(std::time::Duration::from_secs(20));
     assert_eq!(desk.wishes.len(), 1, "once");
     desk.done(Outcome::History(ForwardId(2), Ok(history())));
+    desk.press("<enter>");
     assert!(desk.screen(false).contains("front-5c8b77-q7w2e is gone"));
 }
 
@@ -344,9 +359,19 @@ fn the_cursor_stays_on_its_forward() {
 
 #[test]
 fn every_scope_can_be_left() {
-    let ways = [("", Scope::List), ("/", Scope::Search), ("b", Scope::Picker), ("n", Scope::Form), ("i", Scope::Prompt),
-        ("v", Scope::Arrange), ("s", Scope::Settings), (":", Scope::Palette), ("h", Scope::Help), ("X", Scope::Confirm),
-        ("<home><down><enter>", Scope::Details)];
+    let ways = [
+        ("", Scope::List),
+        ("/", Scope::Search),
+        ("b", Scope::Picker),
+        ("n", Scope::Form),
+        ("i", Scope::Prompt),
+        ("v", Scope::Arrange),
+        ("s", Scope::Settings),
+        (":", Scope::Palette),
+        ("h", Scope::Help),
+        ("X", Scope::Confirm),
+        ("<home><down><enter>", Scope::Details),
+    ];
     for (way, scope) in ways {
         let mut desk = desk(80, 24);
         desk.press(way);

@@ -7,7 +7,8 @@ use std::time::Duration;
 use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use kftray_client::Link;
 use kftray_commons::api::{
-    ContextInfo, ContextList, Error, ImportReport, NamespaceList, PortInfo, ServiceInfo, ServiceList, WorkloadList,
+    ContextInfo, ContextList, Error, ImportReport, NamespaceList, PortInfo, ServiceInfo, ServiceList,
+    WorkloadList,
 };
 use kftray_commons::{Code, ForwardId, Problem, Status};
 use proptest::prelude::*;
@@ -127,7 +128,8 @@ fn play(desk: &mut Desk, step: Step) {
         }),
         Step::Away => desk.hear(Link::Disconnected { problem: Error::new(Code::HostUnreachable, "gone") }),
         Step::Answer(wish, good) => {
-            let Some(effect) = desk.wishes.len().checked_sub(1).and_then(|last| desk.wishes.get(wish % (last + 1))).cloned()
+            let Some(effect) =
+                desk.wishes.len().checked_sub(1).and_then(|last| desk.wishes.get(wish % (last + 1))).cloned()
             else {
                 return;
             };
@@ -152,7 +154,8 @@ fn answer(effect: Effect, good: bool) -> Option<Outcome> {
         Effect::Delete(ids) => Outcome::Deleted(ids.into_iter().map(|id| (id, or(good))).collect()),
         Effect::History(id) => Outcome::History(id, or(good).map(|()| history())),
         Effect::Contexts(number) => {
-            let contexts = ["a", "b"].map(|name| ContextInfo { name: name.into(), ..ContextInfo::default() }).to_vec();
+            let contexts =
+                ["a", "b"].map(|name| ContextInfo { name: name.into(), ..ContextInfo::default() }).to_vec();
             Outcome::Contexts(number, or(good).map(|()| ContextList { contexts, ..ContextList::default() }))
         }
         Effect::Namespaces(number, _) => {
@@ -161,21 +164,28 @@ fn answer(effect: Effect, good: bool) -> Option<Outcome> {
         }
         Effect::Services(number, _) => {
             let port = PortInfo { port: 65_535, protocol: "UDP".into(), ..PortInfo::default() };
-            let service = |name: &str, ports| ServiceInfo { name: name.into(), ports, ..ServiceInfo::default() };
+            let service =
+                |name: &str, ports| ServiceInfo { name: name.into(), ports, ..ServiceInfo::default() };
             let services = vec![service("a", vec![port.clone(), port]), service("b", Vec::new())];
             Outcome::Services(number, or(good).map(|()| ServiceList { services, problem: None }))
         }
-        Effect::Workloads(number, _) => Outcome::Workloads(number, or(good).map(|()| WorkloadList::default())),
+        Effect::Workloads(number, _) => {
+            Outcome::Workloads(number, or(good).map(|()| WorkloadList::default()))
+        }
         Effect::Import(request) => {
             let report = ImportReport { dry_run: request.dry_run, ..ImportReport::default() };
             Outcome::Imported(request, or(good).map(|()| report))
         }
         Effect::Export { path, .. } => {
-            let result = if good { Ok(Exported { count: 1, remarks: Vec::new() }) } else { Err(ExportFault::Exists) };
+            let result =
+                if good { Ok(Exported { count: 1, remarks: Vec::new() }) } else { Err(ExportFault::Exists) };
             Outcome::Exported { path, result }
         }
         Effect::Look(_) => {
-            let seen = vec![Seen { folder: true, name: "ordner".into() }, Seen { folder: false, name: "ö.json".into() }];
+            let seen = vec![
+                Seen { folder: true, name: "ordner".into() },
+                Seen { folder: false, name: "ö.json".into() },
+            ];
             Outcome::Looked(PathBuf::from("/home/me"), seen)
         }
         Effect::Settings(_) => Outcome::Settings(or(good)),

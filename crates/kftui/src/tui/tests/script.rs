@@ -9,8 +9,8 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::tz::TimeZone;
 use kftray_client::{Link, State};
 use kftray_commons::api::{
-    Config, EndpointInfo, ForwardState, Hello, History, HistoryEntry, HistoryKind, Millis, Mode as HostMode, Origin,
-    PROTOCOL, PodCondition, ReadyVia, Settings, Snapshot, Summary,
+    Config, EndpointInfo, ForwardState, Hello, History, HistoryEntry, HistoryKind, Millis, Mode as HostMode,
+    Origin, PROTOCOL, PodCondition, ReadyVia, Settings, Snapshot, Summary,
 };
 use kftray_commons::{Code, Counters, ForwardId, Problem, Status};
 use ratatui::Terminal;
@@ -59,7 +59,8 @@ impl Desk {
     pub(super) fn press(&mut self, keys: &str) {
         let mut rest = keys;
         while let Some(first) = rest.chars().next() {
-            let (code, modifiers, after) = match rest.strip_prefix('<').and_then(|rest| rest.split_once('>')) {
+            let (code, modifiers, after) = match rest.strip_prefix('<').and_then(|rest| rest.split_once('>'))
+            {
                 Some((name, after)) => {
                     let (code, modifiers) = named(name);
                     (code, modifiers, after)
@@ -135,7 +136,9 @@ impl Desk {
                 let mut styles: BTreeMap<String, usize> = BTreeMap::new();
                 for cell in buffer.content() {
                     if cell.fg != Color::Reset || cell.bg != Color::Reset || !cell.modifier.is_empty() {
-                        *styles.entry(format!("{:?} on {:?} {:?}", cell.fg, cell.bg, cell.modifier)).or_default() += 1;
+                        *styles
+                            .entry(format!("{:?} on {:?} {:?}", cell.fg, cell.bg, cell.modifier))
+                            .or_default() += 1;
                     }
                 }
                 for (style, count) in styles {
@@ -200,7 +203,13 @@ fn named(name: &str) -> (KeyCode, KeyModifiers) {
 }
 
 /// A config of a Service.
-pub(super) fn config(id: u64, context: Option<&str>, namespace: &str, service: &str, local: u16) -> Arc<Config> {
+pub(super) fn config(
+    id: u64,
+    context: Option<&str>,
+    namespace: &str,
+    service: &str,
+    local: u16,
+) -> Arc<Config> {
     let spec = json!({
         "alias": service, "workload_type": "service", "service": service, "namespace": namespace,
         "context": context, "remote_port": 80, "local_port": local, "protocol": "tcp",
@@ -255,7 +264,10 @@ pub(super) fn morning() -> Snapshot {
         snapshot.configs.push(config);
     };
     add(config(1, Some("prod-eu"), "shop", "front", 8080), Some(Status::Ready));
-    let cause = Problem::new(Code::NoReadyPods, "no pod of Service cart is ready: cart-6b7f-x2x is Pending (0/3 nodes available)");
+    let cause = Problem::new(
+        Code::NoReadyPods,
+        "no pod of Service cart is ready: cart-6b7f-x2x is Pending (0/3 nodes available)",
+    );
     let recovering = Status::Recovering { attempt: 3, retry_in_ms: Some(190_000), cause };
     add(config(2, Some("prod-eu"), "shop", "cart", 8081), Some(recovering));
     let cause = Problem::new(Code::PortInUse, "127.0.0.1:5432 is in use by postgres (pid 812)");
@@ -265,7 +277,10 @@ pub(super) fn morning() -> Snapshot {
     let waiting = Problem::new(Code::TargetMissing, "there is no Service billing in namespace pay");
     let waiting = Status::Resolving { waiting_for: Some(waiting) };
     add(config(6, Some("staging"), "pay", "billing", 8090), Some(waiting));
-    add(config(7, Some("staging"), "pay", "a-service-with-a-name-that-is-longer-than-any-column", 8091), Some(Status::Ready));
+    add(
+        config(7, Some("staging"), "pay", "a-service-with-a-name-that-is-longer-than-any-column", 8091),
+        Some(Status::Ready),
+    );
     snapshot.settings = Arc::new(Settings::default());
     if let Some(front) = snapshot.forwards.first_mut() {
         let front = Arc::make_mut(front);

@@ -34,7 +34,15 @@ fn a_key_press_among_thousands() {
     desk.say(|snapshot| *snapshot = many());
     let mut terminal = Terminal::new(TestBackend::new(200, 60)).expect("a terminal");
     let mut worst = 0;
-    for (what, keys) in [("down", "<down>"), ("search", "/"), ("letter", "9"), ("letter", "1"), ("clear", "<esc>"), ("tick all", "a"), ("last", "G")] {
+    for (what, keys) in [
+        ("down", "<down>"),
+        ("search", "/"),
+        ("letter", "9"),
+        ("letter", "1"),
+        ("clear", "<esc>"),
+        ("tick all", "a"),
+        ("last", "G"),
+    ] {
         let begun = Instant::now();
         desk.press(keys);
         terminal.draw(|frame| drop(view(&desk.model, frame))).expect("drawn");

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::super::arrange::choices;
 use super::super::data::tags_text;
-use super::super::dialogs::{Ask, Arranging, Palette, PathLine, Prompt, SettingsPane, TagLines, Yes};
+use super::super::dialogs::{Arranging, Ask, Palette, PathLine, Prompt, SettingsPane, TagLines, Yes};
 use super::super::editor::Editor;
 use super::super::form::Form;
 use super::super::keys::Action;
@@ -208,7 +208,8 @@ fn start_all(model: &mut Model, effects: &mut Vec<Effect>) {
 }
 
 fn stop_all(model: &mut Model, effects: &mut Vec<Effect>) {
-    let active: Vec<ForwardId> = model.data.iter().filter(|entry| entry.is_active()).map(|entry| entry.id).collect();
+    let active: Vec<ForwardId> =
+        model.data.iter().filter(|entry| entry.is_active()).map(|entry| entry.id).collect();
     match active.len() {
         0 => model.say(NoticeKind::Done, "nothing runs"),
         // One is not worth a question.
@@ -304,7 +305,8 @@ fn tags(model: &mut Model, ids: Vec<ForwardId>) {
         _ => (String::new(), String::new()),
     };
     let ids = configs.into_iter().map(|config| config.id).collect();
-    let lines = TagLines { ids, tags: Editor::of(tags), group: Editor::of(group), on_group: false, fault: None };
+    let lines =
+        TagLines { ids, tags: Editor::of(tags), group: Editor::of(group), on_group: false, fault: None };
     model.push(Mode::Prompt(Box::new(Prompt::Tags(lines))));
 }
 
@@ -320,11 +322,15 @@ pub(super) fn tag(model: &Model, ids: &[ForwardId], tags: &Tags, group: &str) ->
         if all.is_empty() {
             spec.remove("tags");
         } else {
-            spec.insert("tags".to_owned(), all.iter().map(|(key, value)| (key.clone(), value.as_str())).collect());
+            spec.insert(
+                "tags".to_owned(),
+                all.iter().map(|(key, value)| (key.clone(), value.as_str())).collect(),
+            );
         }
         let group = group.trim();
         let group = (!several || !group.is_empty()).then(|| group.to_owned());
-        let same_group = group.as_deref().is_none_or(|group| group == config.summary.group.as_deref().unwrap_or(""));
+        let same_group =
+            group.as_deref().is_none_or(|group| group == config.summary.group.as_deref().unwrap_or(""));
         if spec != config.spec || !same_group {
             let put = ConfigPut { spec, revision: Some(config.revision), group };
             puts.push((Some(config.id), put));

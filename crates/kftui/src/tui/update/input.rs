@@ -5,15 +5,17 @@
     reason = "the table of keys decides what can come; the rest means nothing here"
 )]
 
-use kftray_commons::api::{ImportRequest, SettingsPatch};
 use crossterm::event::{KeyCode, KeyEvent};
+use kftray_commons::api::{ImportRequest, SettingsPatch};
 
 use super::super::arrange::{Arrangement, Choice, SETTING};
-use super::super::dialogs::{Ask, Arranging, Palette, PaletteTarget, Prompt, Report, Setting, SettingsPane, Yes};
+use super::super::dialogs::{
+    Arranging, Ask, Palette, PaletteTarget, Prompt, Report, Setting, SettingsPane, Yes,
+};
 use super::super::form::{Form, Input};
 use super::super::keys::{self, Action};
 use super::super::message::{Effect, Save, Then};
-use super::super::model::{Mode, Model};
+use super::super::model::{Mode, Model, NoticeKind};
 use super::super::picker::{Going, Picker};
 use super::commands;
 
@@ -166,7 +168,11 @@ pub(super) fn paste(model: &mut Model, text: &str, effects: &mut Vec<Effect>) {
             }
         },
         Mode::List if text.trim_start().starts_with(['[', '{']) => {
-            effects.push(Effect::Import(ImportRequest { text: text.to_owned(), dry_run: true, ..ImportRequest::default() }));
+            effects.push(Effect::Import(ImportRequest {
+                text: text.to_owned(),
+                dry_run: true,
+                ..ImportRequest::default()
+            }));
         }
         Mode::List
         | Mode::Details(_)
@@ -314,6 +320,9 @@ fn picker(model: &mut Model, mut picker: Box<Picker>, action: Action, effects: &
         }
         A::Open | A::Right if !picker.busy => match picker.go_on(&model.data) {
             Going::Nowhere => {}
+            Going::NoPorts(name) => {
+                model.say(NoticeKind::Failed, format!("{name} has no ports; Ctrl+E takes it into the form"));
+            }
             Going::On(effect) => effects.extend(effect),
             Going::Add(puts) => {
                 picker.busy = true;
@@ -446,7 +455,8 @@ fn arrange(model: &mut Model, mut arranging: Arranging, action: Action, effects:
             model.stale = true;
         }
         Action::Clear => {
-            model.list.arrangement = Arrangement { filters: Default::default(), ..model.list.arrangement.clone() };
+            model.list.arrangement =
+                Arrangement { filters: Default::default(), ..model.list.arrangement.clone() };
             model.stale = true;
         }
         _ => {

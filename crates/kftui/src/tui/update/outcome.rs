@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use kftray_commons::Code;
 use kftray_commons::ForwardId;
 use kftray_commons::api::{
-    Action as Deed, ActionOutcome, ActionReport, Config, ConfigPut, Error, ImportReport, ImportRequest, ImportedEntry,
+    Action as Deed, ActionOutcome, ActionReport, Config, ConfigPut, Error, ImportReport, ImportRequest,
+    ImportedEntry,
 };
 use serde_json::json;
 
@@ -138,22 +139,32 @@ fn saved(model: &mut Model, save: &Save, results: &[Result<Config, Error>]) {
         model.say(NoticeKind::Done, format!("{word} {what}"));
     }
     if let Some(error) = errors.first() {
-        let title = if errors.len() == 1 { "Not saved".to_owned() } else { format!("{} were not saved", errors.len()) };
+        let title = if errors.len() == 1 {
+            "Not saved".to_owned()
+        } else {
+            format!("{} were not saved", errors.len())
+        };
         refuse(model, &title, error);
     }
 }
 
 /// What the host has against a form stays in the form.
 fn refuse_form(model: &mut Model, error: &Error) {
-    let present: Option<Config> =
-        error.details.clone().filter(|_| error.code == Code::Conflict).and_then(|details| serde_json::from_value(*details).ok());
+    let present: Option<Config> = error
+        .details
+        .clone()
+        .filter(|_| error.code == Code::Conflict)
+        .and_then(|details| serde_json::from_value(*details).ok());
     for mode in model.modes_mut() {
         if let Mode::Form(form) = mode {
             form.busy = false;
             form.refusal = Some(format!("{}. {}", error.message, error.remedy));
             if let (Some((_, revision)), Some(present)) = (&mut form.of, &present) {
                 *revision = present.revision;
-                form.refusal = Some("It was changed elsewhere meanwhile. Enter again overwrites that; Esc leaves it.".to_owned());
+                form.refusal = Some(
+                    "It was changed elsewhere meanwhile. Enter again overwrites that; Esc leaves it."
+                        .to_owned(),
+                );
             }
         }
     }
@@ -275,7 +286,8 @@ fn preview(request: ImportRequest, report: &ImportReport) -> Report {
     if lines.is_empty() {
         lines.push((Tone::Plain, "There is no forward in it.".to_owned()));
     }
-    let next = (works > 0).then(|| ("import".to_owned(), Effect::Import(ImportRequest { dry_run: false, ..request })));
+    let next = (works > 0)
+        .then(|| ("import".to_owned(), Effect::Import(ImportRequest { dry_run: false, ..request })));
     Report { title: "Import".to_owned(), lines, top: 0, next }
 }
 
@@ -303,7 +315,8 @@ fn exported(model: &mut Model, path: PathBuf, result: Result<Exported, ExportFau
                 return;
             }
             let remarks = remarks.into_iter().map(|remark| (Tone::Plain, remark));
-            let lines = [(Tone::Heading, text), (Tone::Plain, String::new())].into_iter().chain(remarks).collect();
+            let lines =
+                [(Tone::Heading, text), (Tone::Plain, String::new())].into_iter().chain(remarks).collect();
             model.push(Mode::Report(Report { title: "Exported".to_owned(), lines, top: 0, next: None }));
         }
         Err(ExportFault::Exists) => {

@@ -90,9 +90,22 @@ impl Canvas<'_> {
         self.put(inner.x + 1 + used, line.y, 1, " ", dim);
     }
 
+    /// An empty window for something large: below the title line, as wide as there is use for.
+    pub(super) fn large_window(&mut self, title: &str, width: u16, height: u16) -> Rect {
+        let area = self.area();
+        // A strip beside it would only be torn text.
+        let width = if area.width < width + 8 { area.width } else { width };
+        let room = area.height.saturating_sub(2);
+        let height = if room < height + 4 { room } else { height };
+        self.window(title, width, height)
+    }
+
     /// An empty window in the middle of the screen; answers what is inside of its frame.
     pub(super) fn window(&mut self, title: &str, width: u16, height: u16) -> Rect {
-        let area = self.area();
+        let whole = self.area();
+        // Between title and legend.
+        let area = Rect { y: whole.y + 1, height: whole.height.saturating_sub(2), ..whole };
+        self.dim_all(area);
         let width = width.min(area.width);
         let height = height.min(area.height);
         let frame = Rect {
@@ -115,12 +128,24 @@ impl Canvas<'_> {
         let room = usize::from(width.saturating_sub(6));
         let style = self.theme.accent().patch(self.theme.strong());
         self.put(frame.x + 2, frame.y, room + 2, &format!(" {} ", text::cut(title, room)), style);
-        self.hit(area, Target::Window);
+        self.hit(whole, Target::Window);
         Rect {
             x: frame.x + 2,
             y: frame.y + 1,
             width: width.saturating_sub(4),
             height: height.saturating_sub(2),
+        }
+    }
+
+    /// What is behind a window goes back.
+    fn dim_all(&mut self, area: Rect) {
+        let dim = self.theme.dim();
+        for y in area.top()..area.bottom() {
+            for x in area.left()..area.right() {
+                if let Some(cell) = self.buffer.cell_mut((x, y)) {
+                    cell.set_style(Style::reset().patch(dim));
+                }
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use kftray_commons::{Problem, Status};
 use ratatui::layout::Rect;
 
 use super::super::data::{Entry, SAMPLES, tags_text};
+use super::super::list::Group;
 use super::super::message::Target;
 use super::super::model::Model;
 use super::super::text::{self, count};
@@ -16,7 +17,7 @@ use super::canvas::{Canvas, Spans, line_of};
 use super::{rate, state};
 
 /// Columns of the names of facts.
-const NAMES: usize = 13;
+const NAMES: usize = 14;
 
 /// From this width on, pods and history stand beside the facts in the pane below the list.
 const TWO_COLUMNS: u16 = 76;
@@ -34,25 +35,43 @@ pub(super) fn pane(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         }
         Rect { x: area.x + 2, width: area.width.saturating_sub(3), ..area }
     } else {
-        let title = model.detailed().map_or_else(Spans::new, |entry| heading(model, theme, entry));
+        let title = match (model.detailed(), model.list.group()) {
+            (Some(entry), _) => heading(model, theme, entry),
+            (None, Some(group)) => group_heading(theme, group),
+            (None, None) => Spans::new(),
+        };
         canvas.rule(line_of(area, 0), &title);
-        Rect { x: area.x + 1, y: area.y + 1, width: area.width.saturating_sub(2), height: area.height.saturating_sub(1) }
+        Rect {
+            x: area.x + 1,
+            y: area.y + 1,
+            width: area.width.saturating_sub(2),
+            height: area.height.saturating_sub(1),
+        }
     };
     let Some(entry) = model.detailed() else {
         if let Some(group) = model.list.group() {
-            let told = format!("{}: {}, {} running", group.title, count(group.members.len(), "forward"), group.totals.active());
-            canvas.put(inner.x, inner.y, usize::from(inner.width), &told, theme.dim());
+            let mut lines = if beside { vec![group_heading(theme, group), Spans::new()] } else { Vec::new() };
+            lines.extend(troubles(model, theme, group));
+            draw(canvas, inner, &lines, 0);
         }
         return;
     };
+    let mut lines = if beside { vec![heading(model, theme, entry), Spans::new()] } else { Vec::new() };
+    lines.extend(trouble(model, theme, entry, usize::from(inner.width)));
     if beside || inner.width < TWO_COLUMNS {
-        let mut lines = if beside { vec![heading(model, theme, entry), Spans::new()] } else { Vec::new() };
         lines.extend(facts(model, theme, entry, usize::from(inner.width)));
-        lines.extend(aside(model, theme, entry, usize::from(inner.width)));
+        let more = aside(model, theme, entry, usize::from(inner.width));
+        if !more.is_empty() {
+            lines.push(Spans::new());
+            lines.extend(more);
+        }
         draw(canvas, inner, &lines, 0);
         return;
     }
-    let left = Rect { width: inner.width * 3 / 5, ..inner };
+    draw(canvas, inner, &lines, 0);
+    let used = u16::try_from(lines.len()).unwrap_or(inner.height).min(inner.height);
+    let inner = Rect { y: inner.y + used, height: inner.height - used, ..inner };
+    let left = Rect { width: (inner.width * 11 / 20).min(90), ..inner };
     let right = Rect { x: left.right() + 2, width: inner.width - left.width - 2, ..inner };
     draw(canvas, left, &facts(model, theme, entry, usize::from(left.width)), 0);
     draw(canvas, right, &aside(model, theme, entry, usize::from(right.width)), 0);
@@ -70,7 +89,12 @@ pub(super) fn full(model: &Model, canvas: &mut Canvas<'_>, top: usize) {
     canvas.hit(area, Target::Window);
     let title = model.detailed().map_or_else(Spans::new, |entry| heading(model, canvas.theme, entry));
     canvas.rule(line_of(area, 0), &title);
-    let inner = Rect { x: area.x + 2, y: area.y + 2, width: area.width.saturating_sub(4), height: area.height.saturating_sub(2) };
+    let inner = Rect {
+        x: area.x + 2,
+        y: area.y + 2,
+        width: area.width.saturating_sub(4),
+        height: area.height.saturating_sub(2),
+    };
     let lines = lines(model, usize::from(inner.width));
     draw(canvas, inner, &lines, top);
 }
@@ -81,7 +105,11 @@ pub(super) fn lines(model: &Model, width: usize) -> Vec<Spans> {
     let Some(entry) = model.detailed() else {
         return vec![vec![("The forward is gone.".to_owned(), theme.dim())]];
     };
-    let mut lines = facts(model, theme, entry, width);
+    let mut lines = trouble(model, theme, entry, width);
+    if !lines.is_empty() {
+        lines.push(Spans::new());
+    }
+    lines.extend(facts(model, theme, entry, width));
     lines.push(Spans::new());
     lines.extend(aside(model, theme, entry, width));
     lines
@@ -94,6 +122,32 @@ fn draw(canvas: &mut Canvas<'_>, area: Rect, lines: &[Spans], top: usize) {
     }
     if lines.len() > top + usize::from(area.height) && area.height > 0 {
         canvas.put(area.right().saturating_sub(1), area.bottom() - 1, 1, "↓", canvas.theme.dim());
+    }
+}
+
+fn group_heading(theme: Theme, group: &Group) -> Spans {
+    let told = format!("{}, {} running", count(group.members.len(), "forward"), group.totals.active());
+    vec![(format!("{}  ", text::cut(&group.title, 40)), theme.strong()), (told, theme.dim())]
+}
+
+/// What is not as it should be in a group.
+fn troubles(model: &Model, theme: Theme, group: &Group) -> Vec<Spans> {
+    let entries = group.members.iter().filter_map(|id| model.data.get(*id));
+    let troubled = entries.filter_map(|entry| Some((entry, entry.problem().filter(|_| entry.is_active())?)));
+    let lines: Vec<Spans> = troubled
+        .map(|(entry, problem)| {
+            let style = theme.status(entry.status());
+            vec![
+                (format!("{} ", super::super::theme::sign(entry.status())), style),
+                (format!("{}  ", text::cut(entry.label(), 24)), theme.text()),
+                (text::clean(&problem.message).into_owned(), theme.dim()),
+            ]
+        })
+        .collect();
+    if lines.is_empty() {
+        vec![vec![("Nothing in it needs attention.".to_owned(), theme.dim())]]
+    } else {
+        lines
     }
 }
 
@@ -127,9 +181,12 @@ fn problem(lines: &mut Vec<Spans>, theme: Theme, width: usize, problem: &Problem
     }
 }
 
-fn facts(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans> {
+/// What stands in its way, and what to do about it.
+fn trouble(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans> {
     let mut lines = Vec::new();
-    if let (Some(state), Some(found)) = (entry.state.as_ref().filter(|state| state.is_active()), entry.problem()) {
+    if let (Some(state), Some(found)) =
+        (entry.state.as_ref().filter(|state| state.is_active()), entry.problem())
+    {
         let needs_user = matches!(state.status, Status::NeedsUser { .. });
         problem(&mut lines, theme, width, found, needs_user);
         if let Status::Recovering { attempt, .. } = &state.status {
@@ -140,8 +197,14 @@ fn facts(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans>
             lines.push(vec![(next, theme.dim())]);
         }
     }
+    lines
+}
+
+fn facts(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans> {
+    let mut lines = Vec::new();
     let mut add = |name: &str, value: &str| fact(&mut lines, theme, width, name, value);
-    add("Target", &place(entry));
+    add("Target", entry.target());
+    add("Where", &place(entry));
     if let Some(why) = entry.summary().and_then(|summary| summary.unsupported.as_deref()) {
         add("Note", why);
     }
@@ -165,37 +228,46 @@ fn facts(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans>
             add("Kubeconfig", kubeconfig);
         }
     }
-    let cured = |state: &&std::sync::Arc<ForwardState>| !state.is_active() || state.status.problem().is_none();
+    let cured =
+        |state: &&std::sync::Arc<ForwardState>| !state.is_active() || state.status.problem().is_none();
     if let Some(last) = entry.state.as_ref().filter(cured).and_then(|state| state.last_problem.as_ref()) {
         add("Last problem", &last.message);
     }
     lines
 }
 
-/// `svc/web:80 in prod-eu/shop`.
+/// `prod-eu / shop`.
 fn place(entry: &Entry) -> String {
-    let Some(summary) = entry.summary() else { return format!("{} (written down nowhere)", entry.target()) };
-    let context = summary.context.as_deref().unwrap_or("the current context");
-    let namespace = summary.namespace.as_deref().unwrap_or("the context's namespace");
+    let Some(summary) = entry.summary() else { return "written down nowhere".to_owned() };
+    let context = summary.context.as_deref().unwrap_or("current context");
+    let namespace = summary.namespace.as_deref().unwrap_or("its namespace");
     let udp = if summary.protocol == "udp" { ", UDP" } else { "" };
-    format!("{} in {context}, {namespace}{udp}", entry.target())
+    format!("{context} / {namespace}{udp}")
 }
 
 fn running(model: &Model, state: &ForwardState, entry: &Entry, add: &mut impl FnMut(&str, &str)) {
-    let addresses = state.addresses.join(", ");
+    let addresses = state.addresses.join(" ");
     add("Local", if addresses.is_empty() { "not open yet" } else { &addresses });
     if let Some(via) = &state.ready_via {
-        let rtt = if via.rtt_us > 0 { format!(", {}", text::micros(via.rtt_us)) } else { String::new() };
-        add("By way of", &format!("{} ({}{rtt})", via.pod, via.transport));
+        // The namespace is the target's.
+        add("By way of", via.pod.split_once('/').map_or(via.pod.as_str(), |(_, pod)| pod));
+        let rtt =
+            if via.rtt_us > 0 { format!(", round trip {}", text::micros(via.rtt_us)) } else { String::new() };
+        add("Transport", &format!("{}{rtt}", via.transport));
     }
     let counters = &state.counters;
     let failed = if counters.failed > 0 { format!(", {} failed", counters.failed) } else { String::new() };
     add("Connections", &format!("{} open, {} in all{failed}", counters.open, counters.connections));
-    let flows = rate(entry, SAMPLES).map(|(bars, number)| format!("   {} {number}", bars.trim_start()));
-    let carried = format!("↑ {}  ↓ {}", text::bytes(counters.bytes_up), text::bytes(counters.bytes_down));
-    add("Traffic", &format!("{carried}{}", flows.unwrap_or_default()));
+    add("Traffic", &format!("↑ {}  ↓ {}", text::bytes(counters.bytes_up), text::bytes(counters.bytes_down)));
+    if let Some((bars, number)) = rate(entry, SAMPLES) {
+        add("Now", &format!("{} {number}", bars.trim_start()));
+    }
     if counters.open_p50_us > 0 {
-        let told = format!("{} median, {} p99", text::micros(counters.open_p50_us), text::micros(counters.open_p99_us));
+        let told = format!(
+            "{} median, {} p99",
+            text::micros(counters.open_p50_us),
+            text::micros(counters.open_p99_us)
+        );
         add("Opening", &told);
     }
     if let Some(at) = state.idle_limit_at {
@@ -245,11 +317,15 @@ fn aside(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans>
             HistoryKind::Ready => theme.good(),
             HistoryKind::Recovering | HistoryKind::ConnectionFailed => theme.busy(),
             HistoryKind::NeedsUser => theme.bad(),
-            HistoryKind::Started | HistoryKind::Ended | HistoryKind::Edited | HistoryKind::Other => theme.dim(),
+            HistoryKind::Started | HistoryKind::Ended | HistoryKind::Edited | HistoryKind::Other => {
+                theme.dim()
+            }
         };
         let clock = clock(model, happened.at);
         let indent = text::width(&clock) + 3;
-        for (number, part) in text::wrap(&happened.message, width.saturating_sub(indent)).into_iter().enumerate() {
+        for (number, part) in
+            text::wrap(&happened.message, width.saturating_sub(indent)).into_iter().enumerate()
+        {
             lines.push(if number == 0 {
                 vec![(format!("{clock} "), theme.dim()), ("• ".to_owned(), style), (part, theme.text())]
             } else {
@@ -299,4 +375,3 @@ fn clock(model: &Model, at: Millis) -> String {
     let today = model.since(at) < Duration::from_secs(86_400) && then.date() == stamp(model.now.wall).date();
     then.strftime(if today { "%H:%M:%S" } else { "%d.%m. %H:%M" }).to_string()
 }
-

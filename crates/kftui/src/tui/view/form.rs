@@ -18,11 +18,11 @@ const FOOT: u16 = 4;
 pub(super) fn draw(form: &Form, canvas: &mut Canvas<'_>, has_keys: bool) {
     let theme = canvas.theme;
     let fields = form.visible();
-    let whole = canvas.area();
     let high = u16::try_from(fields.len()).unwrap_or(u16::MAX).saturating_add(FOOT + 2);
     let title = if form.is_new() { "New forward" } else { "Change forward" };
-    let inner = canvas.window(title, whole.width.saturating_sub(4).min(92), high.min(whole.height.saturating_sub(1)));
-    let list = Rect { height: inner.height.saturating_sub(FOOT), width: inner.width.saturating_sub(1), ..inner };
+    let inner = canvas.large_window(title, 92, high);
+    let list =
+        Rect { height: inner.height.saturating_sub(FOOT), width: inner.width.saturating_sub(1), ..inner };
     for (line, number, focused) in canvas.rows(list, fields.len(), form.focus) {
         if let Some(field) = fields.get(number) {
             draw_field(form, canvas, line, field, focused && has_keys);

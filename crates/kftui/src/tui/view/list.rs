@@ -11,8 +11,8 @@ use super::super::keys::Action;
 use super::super::list::{Group, Row};
 use super::super::message::Target;
 use super::super::model::{Host, Mode, Model};
-use super::super::theme;
 use super::super::text::{self, fit};
+use super::super::theme;
 use super::canvas::{Canvas, Spans};
 use super::{key_of, rate, tick};
 
@@ -41,9 +41,10 @@ impl Columns {
     fn of(model: &Model, width: usize) -> Self {
         let widths = model.list.widths;
         let address = widths.address.clamp(12, 21);
-        let mut label = widths.label.clamp(12, if width >= WITH_TARGET { 28 } else { 22 });
+        let mut label = widths.label.clamp(12, if width >= WITH_TARGET { 28 } else { 18 });
         let target = if width >= WITH_TARGET { widths.target.clamp(12, 26) } else { 0 };
-        let fixed = BEFORE + GAP + address + GAP + theme::WORD + GAP + 1 + if target > 0 { target + GAP } else { 0 };
+        let fixed =
+            BEFORE + GAP + address + GAP + theme::WORD + GAP + 1 + if target > 0 { target + GAP } else { 0 };
         // At least the rate fits behind the state.
         label = label.min(width.saturating_sub(fixed + 19)).max(8);
         Self { label, target, address, rest: width.saturating_sub(fixed + label) }
@@ -64,8 +65,18 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>) {
     let columns = Columns::of(model, usize::from(areas.list.width));
     head(model, canvas, areas.head, columns);
     if model.list.rows.is_empty() {
-        let text = format!("Nothing is found. {} clears the search, {} chooses what is shown.", key_of(Action::Back), key_of(Action::Arrange));
-        canvas.put(3, areas.list.y + 1, usize::from(areas.list.width.saturating_sub(4)), &text, canvas.theme.dim());
+        let text = format!(
+            "Nothing is found. {} clears the search, {} chooses what is shown.",
+            key_of(Action::Back),
+            key_of(Action::Arrange)
+        );
+        canvas.put(
+            3,
+            areas.list.y + 1,
+            usize::from(areas.list.width.saturating_sub(4)),
+            &text,
+            canvas.theme.dim(),
+        );
         return;
     }
     let rows = model.list.rows.iter().enumerate().skip(model.list.top);
@@ -100,7 +111,7 @@ fn head(model: &Model, canvas: &mut Canvas<'_>, line: Rect, columns: Columns) {
     let theme = canvas.theme;
     canvas.hit(line, Target::Search);
     if let Host::Away(problem) = &model.host {
-        let text = format!(" {}; it is looked for, what is shown is old", problem.message);
+        let text = format!(" ▲ {}; it is looked for, what is shown is old", problem.message);
         canvas.put(line.x, line.y, usize::from(line.width), &text, theme.bad());
         return;
     }
@@ -115,7 +126,12 @@ fn head(model: &Model, canvas: &mut Canvas<'_>, line: Rect, columns: Columns) {
         if searching || !model.list.search.is_empty() {
             canvas.put(line.x + 1, line.y, 2, "/", theme.accent().patch(theme.strong()));
             let room = line.width.saturating_sub(u16::try_from(wide).unwrap_or(0) + 5);
-            canvas.input(Rect { x: line.x + 3, width: room, ..line }, &model.list.search, searching, theme.text());
+            canvas.input(
+                Rect { x: line.x + 3, width: room, ..line },
+                &model.list.search,
+                searching,
+                theme.text(),
+            );
             return;
         }
     }
@@ -167,20 +183,18 @@ fn draw_forward(
     let style = theme.status(status);
     let quiet = if entry.is_active() { theme.text() } else { theme.dim() };
     let name = if under_cursor { quiet.patch(theme.strong()) } else { quiet };
+    let gap = " ".repeat(GAP);
     let mut spans: Spans = vec![
         (" ".to_owned(), theme.text()),
         (format!("{} ", tick(model.list.ticks.contains(&entry.id))), theme.accent()),
         (format!("{} ", theme::sign(status)), style),
-        (fit(entry.label(), columns.label + GAP), name),
+        (format!("{}{gap}", fit(entry.label(), columns.label)), name),
     ];
-    if let Some(last) = spans.last_mut() {
-        last.0 = format!("{}{}", fit(entry.label(), columns.label), " ".repeat(GAP));
-    }
     if columns.target > 0 {
-        spans.push((format!("{}{}", fit(entry.target(), columns.target), " ".repeat(GAP)), theme.dim()));
+        spans.push((format!("{}{gap}", fit(entry.target(), columns.target)), theme.dim()));
     }
-    spans.push((format!("{}{}", fit(&entry.address(), columns.address), " ".repeat(GAP)), quiet));
-    spans.push((format!("{}{}", fit(theme::word(status), theme::WORD), " ".repeat(GAP)), style));
+    spans.push((format!("{}{gap}", fit(&entry.address(), columns.address)), quiet));
+    spans.push((format!("{}{gap}", fit(theme::word(status), theme::WORD)), style));
     spans.extend(rest(model, canvas, entry, columns.rest));
     canvas.spans(line, &spans);
 }
@@ -246,7 +260,13 @@ fn nothing_yet(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
             return;
         }
         Host::Connecting if !model.heard => {
-            say(canvas, vec![("Looking for the host that holds the forwards, or starting it...".to_owned(), theme.dim())]);
+            say(
+                canvas,
+                vec![(
+                    "Looking for the host that holds the forwards, or starting it...".to_owned(),
+                    theme.dim(),
+                )],
+            );
             return;
         }
         Host::Away(_) | Host::Connecting | Host::Connected(_) => {}
@@ -264,7 +284,10 @@ fn nothing_yet(model: &Model, canvas: &mut Canvas<'_>, area: Rect) {
         say(canvas, vec![(key, theme.accent().patch(theme.strong())), (what.to_owned(), theme.text())]);
     }
     say(canvas, Spans::new());
-    for line in text::wrap("A forward stays up through pod restarts, rollouts, sleep and network changes. Closing this window stops nothing.", width) {
+    for line in text::wrap(
+        "A forward stays up through pod restarts, rollouts, sleep and network changes. Closing this window stops nothing.",
+        width,
+    ) {
         say(canvas, vec![(line, theme.dim())]);
     }
 }

@@ -30,7 +30,8 @@ pub(super) fn help_height(_model: &Model) -> usize {
 
 /// Draws everything and answers what can be clicked.
 pub(super) fn view(model: &Model, frame: &mut Frame<'_>) -> Hits {
-    let mut canvas = Canvas { theme: model.theme(), hits: Hits::default(), caret: None, buffer: frame.buffer_mut() };
+    let mut canvas =
+        Canvas { theme: model.theme(), hits: Hits::default(), caret: None, buffer: frame.buffer_mut() };
     draw(model, &mut canvas);
     let Canvas { hits, caret, .. } = canvas;
     if let Some(caret) = caret {
@@ -85,7 +86,7 @@ fn title(model: &Model, canvas: &mut Canvas<'_>) {
     let totals = model.list.totals;
     let counts = [
         (totals.ready, "●", "ready", theme.good()),
-        (totals.busy, "◐", "recovering", theme.busy()),
+        (totals.busy, "◐", "not ready", theme.busy()),
         (totals.needs_user, "▲", if totals.needs_user == 1 { "needs you" } else { "need you" }, theme.bad()),
         (totals.stopped, "○", "stopped", theme.dim()),
     ];
@@ -98,7 +99,9 @@ fn title(model: &Model, canvas: &mut Canvas<'_>) {
     let (host, style) = match &model.host {
         Host::Connecting => ("looking for the host".to_owned(), theme.busy()),
         Host::Away(_) => ("the host is away".to_owned(), theme.bad()),
-        Host::Connected(_) if model.is_embedded() => ("forwards end with this window".to_owned(), theme.busy()),
+        Host::Connected(_) if model.is_embedded() => {
+            ("forwards end with this window".to_owned(), theme.busy())
+        }
         Host::Connected(hello) => (format!("host {}", hello.version), theme.dim()),
     };
     let room = line.width.saturating_sub(used + 2);
@@ -150,7 +153,8 @@ fn tick(ticked: bool) -> &'static str {
 /// A rate as bars and a number.
 fn rate(entry: &super::data::Entry, bars: usize) -> Option<(String, String)> {
     let shown = entry.rate.bars(bars);
-    (!shown.is_empty()).then(|| (text::fit_right(&shown, bars), format!("{}/s", text::bytes(entry.rate.now()))))
+    (!shown.is_empty())
+        .then(|| (text::fit_right(&shown, bars), format!("{}/s", text::bytes(entry.rate.now()))))
 }
 
 /// A state as people read it: sign and word.

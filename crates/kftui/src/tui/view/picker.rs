@@ -12,12 +12,7 @@ const PROBLEM: u16 = 4;
 
 pub(super) fn draw(picker: &Picker, canvas: &mut Canvas<'_>, has_keys: bool) {
     let theme = canvas.theme;
-    let whole = canvas.area();
-    let inner = canvas.window(
-        "Browse a cluster",
-        whole.width.saturating_sub(4).min(96),
-        whole.height.saturating_sub(2).min(30),
-    );
+    let inner = canvas.large_window("Browse a cluster", 96, 30);
     let mut spans: Spans = Vec::new();
     for part in picker.path() {
         spans.push((text::cut(part, 30).into_owned(), theme.text()));
@@ -59,7 +54,8 @@ pub(super) fn draw(picker: &Picker, canvas: &mut Canvas<'_>, has_keys: bool) {
         };
         canvas.put(list.x, list.y, usize::from(list.width), told, theme.dim());
     }
-    let widest = items.iter().map(|item| text::width(&item.text)).max().unwrap_or(0).min(usize::from(list.width) / 2);
+    let widest =
+        items.iter().map(|item| text::width(&item.text)).max().unwrap_or(0).min(usize::from(list.width) / 2);
     for (line, number, focused) in canvas.rows(list, items.len(), picker.cursor) {
         let Some(item) = items.get(number) else { continue };
         if focused {
@@ -68,11 +64,14 @@ pub(super) fn draw(picker: &Picker, canvas: &mut Canvas<'_>, has_keys: bool) {
         let ticks = matches!(picker.step, Step::Object | Step::Port);
         let mark = if ticks { tick(picker.ticks.contains(&item.key)) } else { " " };
         let name = if focused { theme.accent().patch(theme.strong()) } else { theme.text() };
-        canvas.spans(line, &[
-            (format!(" {mark} "), theme.accent()),
-            (format!("{}  ", text::fit(&item.text, widest)), name),
-            (item.aside.clone(), theme.dim()),
-        ]);
+        canvas.spans(
+            line,
+            &[
+                (format!(" {mark} "), theme.accent()),
+                (format!("{}  ", text::fit(&item.text, widest)), name),
+                (item.aside.clone(), theme.dim()),
+            ],
+        );
     }
     if let Some((message, remedy)) = problem {
         let area = Rect { y: inner.bottom().saturating_sub(PROBLEM), height: PROBLEM, ..inner };

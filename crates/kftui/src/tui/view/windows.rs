@@ -37,10 +37,10 @@ pub(super) fn ask(ask: &Ask, canvas: &mut Canvas<'_>) {
     for (number, (word, key)) in buttons.into_iter().enumerate() {
         let label = format!("{key} {word}");
         let wide = rows(text::width(&label));
-        canvas.spans(Rect { x, width: wide, ..bottom }, &[
-            (key.to_owned(), theme.accent().patch(theme.strong())),
-            (format!(" {word}"), theme.text()),
-        ]);
+        canvas.spans(
+            Rect { x, width: wide, ..bottom },
+            &[(key.to_owned(), theme.accent().patch(theme.strong())), (format!(" {word}"), theme.text())],
+        );
         canvas.hit(Rect { x, width: wide, ..bottom }, Target::Item(number));
         x += wide + 4;
     }
@@ -61,7 +61,11 @@ pub(super) fn report(report: &Report, canvas: &mut Canvas<'_>) {
         // What is indented goes on indented.
         let indent = line.len() - line.trim_start().len();
         let room = usize::from(width.saturating_sub(4)).saturating_sub(indent);
-        lines.extend(text::wrap(line.trim_start(), room).into_iter().map(|part| (format!("{}{part}", " ".repeat(indent)), style)));
+        lines.extend(
+            text::wrap(line.trim_start(), room)
+                .into_iter()
+                .map(|part| (format!("{}{part}", " ".repeat(indent)), style)),
+        );
     }
     let high = rows(lines.len()).saturating_add(4).min(whole.height.saturating_sub(2));
     let inner = canvas.window(&report.title, width, high);
@@ -92,7 +96,8 @@ pub(super) fn prompt(prompt: &Prompt, canvas: &mut Canvas<'_>, has_keys: bool) {
             path(line, canvas, "Import", hint, has_keys);
         }
         Prompt::Export { line, ids } => {
-            let which = if ids.is_empty() { "All forwards".to_owned() } else { format!("The {} ticked", ids.len()) };
+            let which =
+                if ids.is_empty() { "All forwards".to_owned() } else { format!("The {} ticked", ids.len()) };
             path(line, canvas, "Export", &format!("{which}, as JSON."), has_keys);
         }
         Prompt::Tags(lines) => tags(lines, canvas, has_keys),
@@ -135,7 +140,13 @@ fn path(line: &PathLine, canvas: &mut Canvas<'_>, title: &str, hint: &str, has_k
             canvas.tint(place, theme.cursor());
         }
         let style = if focused { theme.strong() } else { theme.dim() };
-        canvas.put(place.x + 6, place.y, usize::from(place.width.saturating_sub(6)), &format!("{}{slash}", seen.name), style);
+        canvas.put(
+            place.x + 6,
+            place.y,
+            usize::from(place.width.saturating_sub(6)),
+            &format!("{}{slash}", seen.name),
+            style,
+        );
         canvas.hit(place, Target::Item(number));
     }
 }
@@ -176,7 +187,7 @@ pub(super) fn arrange(model: &Model, arranging: &Arranging, canvas: &mut Canvas<
     let theme = canvas.theme;
     let whole = canvas.area();
     let high = rows(arranging.choices.len()).saturating_add(2).min(whole.height.saturating_sub(2));
-    let inner = canvas.window("View", whole.width.saturating_sub(4).min(56), high);
+    let inner = canvas.window("View", 56, high);
     let list = Rect { width: inner.width.saturating_sub(1), ..inner };
     let arrangement = &model.list.arrangement;
     for (line, number, focused) in canvas.rows(list, arranging.choices.len(), arranging.cursor) {
@@ -230,13 +241,17 @@ pub(super) fn settings(model: &Model, pane: SettingsPane, canvas: &mut Canvas<'_
 
 pub(super) fn palette(model: &Model, palette: &Palette, canvas: &mut Canvas<'_>, has_keys: bool) {
     let theme = canvas.theme;
-    let whole = canvas.area();
-    let inner = canvas.window("Commands", whole.width.saturating_sub(4).min(90), whole.height.saturating_sub(2).min(28));
+    let inner = canvas.large_window("Commands", 90, 28);
     let line = line_of(inner, 0);
     canvas.put(line.x, line.y, 2, ":", theme.accent().patch(theme.strong()));
     let typed = Rect { x: line.x + 2, width: line.width.saturating_sub(2), ..line };
     canvas.input(typed, &palette.editor, has_keys, theme.text());
-    let list = Rect { y: inner.y + 2, height: inner.height.saturating_sub(2), width: inner.width.saturating_sub(1), ..inner };
+    let list = Rect {
+        y: inner.y + 2,
+        height: inner.height.saturating_sub(2),
+        width: inner.width.saturating_sub(1),
+        ..inner
+    };
     let items = palette.items(&model.data);
     if items.is_empty() {
         canvas.put(list.x, list.y, usize::from(list.width), "nothing like that", theme.dim());
@@ -275,8 +290,7 @@ pub(super) fn help_lines() -> Vec<HelpLine> {
 
 pub(super) fn help(canvas: &mut Canvas<'_>, top: usize) {
     let theme: Theme = canvas.theme;
-    let whole = canvas.area();
-    let inner = canvas.window("Keys", whole.width.saturating_sub(4).min(96), whole.height.saturating_sub(2));
+    let inner = canvas.large_window("Keys", 96, canvas.area().height);
     let lines = help_lines();
     // The last page is full.
     let top = top.min(lines.len().saturating_sub(usize::from(inner.height)));
