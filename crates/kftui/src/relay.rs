@@ -11,8 +11,8 @@ use futures::io::AsyncBufReadExt as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
-    Access, Deploy, Installation, Installed, InstallationKey, LogsOf, PullPolicy, RelayInfo, RelayOptions, RelaySettings,
-    SubjectKind, job_manifest,
+    Access, Deploy, Installation, InstallationKey, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions,
+    RelaySettings, SubjectKind, job_manifest,
 };
 use kftray_kube::{Cluster, ClusterState, Clusters, Environment, TransportChoice, TransportMemory};
 use serde_json::json;
@@ -238,10 +238,15 @@ pub(crate) async fn run(command: RelayCommand) -> Result<Exit> {
         RelayCommand::Sweep { place, all } => {
             let connection = Connection::open(environment, &place.cluster).await?;
             let namespace = connection.namespace(&place);
-            let swept =
-                connection.deploy.sweep(&connection.cluster, namespace.as_deref(), all).await.map_err(told)?;
-            let mut text: String =
-                swept.iter().map(|one| format!("{}/{} ({}) removed\n", one.namespace, one.name, one.state)).collect();
+            let swept = connection
+                .deploy
+                .sweep(&connection.cluster, namespace.as_deref(), all)
+                .await
+                .map_err(told)?;
+            let mut text: String = swept
+                .iter()
+                .map(|one| format!("{}/{} ({}) removed\n", one.namespace, one.name, one.state))
+                .collect();
             if swept.is_empty() {
                 text.push_str("Nothing to remove.\n");
             }
@@ -264,8 +269,11 @@ pub(crate) async fn run(command: RelayCommand) -> Result<Exit> {
             let connection = Connection::open(environment, &cluster).await?;
             let settings = RelaySettings { system_namespace: Some(namespace), ..RelaySettings::default() };
             let wanted = Installation { settings, ..Installation::default() };
-            let done =
-                connection.deploy.uninstall(&connection.cluster, &wanted, delete_namespace).await.map_err(told)?;
+            let done = connection
+                .deploy
+                .uninstall(&connection.cluster, &wanted, delete_namespace)
+                .await
+                .map_err(told)?;
             let text = if done.is_empty() { "Nothing is installed.\n".to_owned() } else { steps(&done) };
             print(text.as_bytes())
         }
@@ -328,7 +336,9 @@ impl Connection {
         let reference = ClusterRef { kubeconfig: args.kubeconfig.clone(), context };
         let mut states = clusters.follow(&reference);
         let known = states.wait_for(|state| !matches!(state, ClusterState::Pending));
-        let state = tokio::time::timeout(KUBECONFIG, known).await.context("the kubeconfig cannot be read in time")??;
+        let state = tokio::time::timeout(KUBECONFIG, known)
+            .await
+            .context("the kubeconfig cannot be read in time")??;
         let cluster = match &*state {
             ClusterState::Up(cluster) => Arc::clone(cluster),
             ClusterState::Failed(problem) => return Err(told(problem.clone())),
@@ -405,12 +415,17 @@ fn directory(environment: &Environment) -> Option<PathBuf> {
 }
 
 fn user(environment: &Environment) -> String {
-    ["USER", "LOGNAME", "USERNAME"].iter().find_map(|name| environment.text(name)).unwrap_or_default().to_owned()
+    ["USER", "LOGNAME", "USERNAME"]
+        .iter()
+        .find_map(|name| environment.text(name))
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// `jane@laptop`, as far as the system tells.
 fn created_by(environment: &Environment) -> String {
-    let user = Some(user(environment)).filter(|user| !user.is_empty()).unwrap_or_else(|| "somebody".to_owned());
+    let user =
+        Some(user(environment)).filter(|user| !user.is_empty()).unwrap_or_else(|| "somebody".to_owned());
     let host = ["HOSTNAME", "COMPUTERNAME"].iter().find_map(|name| environment.text(name)).map(str::to_owned);
     let host = host.or_else(|| std::fs::read_to_string("/etc/hostname").ok()).unwrap_or_default();
     match host.trim() {
@@ -432,7 +447,8 @@ fn table(list: &[RelayInfo]) -> String {
     if list.is_empty() {
         return "No relay is there.\n".to_owned();
     }
-    let header = ["NAMESPACE", "NAME", "PURPOSE", "STATE", "VERSION", "MADE BY", "CREATED"].map(str::to_owned);
+    let header =
+        ["NAMESPACE", "NAME", "PURPOSE", "STATE", "VERSION", "MADE BY", "CREATED"].map(str::to_owned);
     let rows: Vec<[String; 7]> = std::iter::once(header).chain(list.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; 7] = std::array::from_fn(width);
@@ -517,7 +533,11 @@ mod tests {
         assert_eq!(with(&[("KFTRAY_CONFIG", "x")]), Path::new("/work/x"));
         let xdg = home.path().join("xdg");
         let xdg_text = xdg.to_str().unwrap().to_owned();
-        assert_eq!(with(&[("XDG_CONFIG_HOME", &xdg_text)]), home.path().join(".kftray"), "only if it is there");
+        assert_eq!(
+            with(&[("XDG_CONFIG_HOME", &xdg_text)]),
+            home.path().join(".kftray"),
+            "only if it is there"
+        );
         std::fs::create_dir_all(xdg.join("kftray")).unwrap();
         assert_eq!(with(&[("XDG_CONFIG_HOME", &xdg_text)]), xdg.join("kftray"));
     }
