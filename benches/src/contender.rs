@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
 use crate::cost::{self, Cost};
-use crate::measure::Ports;
+use crate::measure::{self, Load, Ports, Sizes};
 
 /// A program to compare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,19 +28,22 @@ pub enum Kind {
     OursWebSocket,
     /// Ours, SPDY directly.
     OursSpdy,
+    /// Ours, by way of the relay in the cluster.
+    OursRelay,
     /// No Kubernetes: TLS to the node, then the pod (`floor`).
     Floor,
 }
 
 impl Kind {
     /// Every contender, in the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::KubectlWebSocket,
         Self::KubectlSpdy,
         Self::PlainKube,
         Self::Reference,
         Self::OursWebSocket,
         Self::OursSpdy,
+        Self::OursRelay,
         Self::Floor,
     ];
 
@@ -54,6 +57,7 @@ impl Kind {
             Self::Reference => "reference",
             Self::OursWebSocket => "ours WebSocket",
             Self::OursSpdy => "ours SPDY",
+            Self::OursRelay => "ours relay",
             Self::Floor => "floor",
         }
     }
@@ -107,6 +111,9 @@ pub struct Contender {
     /// How often it had to be started again because it ended by itself.
     pub restarts: usize,
 }
+
+/// The relay's image, as `cargo xtask cluster up --relay` names it.
+const RELAY_IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
 
 /// A contender must accept connections within this time.
 const START: Duration = Duration::from_secs(30);
@@ -167,6 +174,11 @@ impl Contender {
             }
             sleep(Duration::from_millis(50)).await;
         }
+        if self.kind == Kind::OursRelay {
+            // A connection is held until the relay is up; that is not what is measured.
+            let one = Sizes { opens: 1, connections: 1, bytes: 1, round_trips: 1 };
+            measure::run(Load::Open, self.ports, one).await.context("the relay did not come up")?;
+        }
         Ok(())
     }
 }
@@ -219,6 +231,15 @@ fn spawn(kind: Kind, setting: &Setting, ports: Ports, home: &Path) -> Result<Chi
                 &echo,
                 &http,
             ]);
+            command
+        }
+        Kind::OursRelay => {
+            let mut command = Command::new(&setting.kftui);
+            command
+                .env("KFTRAY_CONFIG", home)
+                .env("KFTRAY_RELAY_IMAGE", RELAY_IMAGE)
+                .args(["forward", "-n", &setting.namespace, "--address", "127.0.0.1", "--via", "relay"])
+                .args([&service, &echo, &http]);
             command
         }
         Kind::Floor => {

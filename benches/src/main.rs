@@ -8,6 +8,7 @@
 )]
 
 mod idle;
+mod relay;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -64,6 +65,8 @@ enum Measurement {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What the relay costs in its pod: processor time of connections, memory of streams
+    Relay(relay::Arguments),
     /// What many idle forwards cost
     Idle(idle::Arguments),
 }
@@ -77,6 +80,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Measurement::Idle(idle) => idle::run(&idle, &arguments.kftui, &arguments.kubeconfig).await,
+        Measurement::Relay(relay) => relay::run(&relay, &arguments.kftui, &arguments.kubeconfig).await,
         Measurement::Speed { rounds, added_rtt, kubectl, reference, node_namespace, only, load, json } => {
             let directory = tempfile::tempdir()?;
             let programs = std::env::current_exe()?.parent().context("a directory")?.to_path_buf();
@@ -119,7 +123,7 @@ async fn main() -> Result<()> {
 }
 
 /// The rows of the table: title, load, and the amount that processor time is told for.
-const LOADS: [(&str, Load); 8] = [
+const LOADS: [(&str, Load); 9] = [
     ("new connection, one byte echoed, p50 / p99 ms", Load::Open),
     ("new connections/s, 16 parallel", Load::Rate(16)),
     ("new connections/s, 64 parallel", Load::Rate(64)),
@@ -128,6 +132,7 @@ const LOADS: [(&str, Load); 8] = [
     ("ping-pong p50 / p99 ms", Load::PingPong),
     ("HTTP, a new connection each, 50 parallel, req/s", Load::Http(50)),
     ("HTTP, a new connection each, 4 parallel, req/s", Load::Http(4)),
+    ("the server's close seen after p50 / p99 ms", Load::Close),
 ];
 
 /// Between two loads: the container runtime keeps each connection for one second after its end, and the next contender must not pay for that.
@@ -162,7 +167,8 @@ async fn speed(
             | Kind::KubectlSpdy
             | Kind::PlainKube
             | Kind::OursWebSocket
-            | Kind::OursSpdy => true,
+            | Kind::OursSpdy
+            | Kind::OursRelay => true,
         };
         let wanted = |part: &String| kind.title().contains(part);
         if there && (choice.only.is_empty() || choice.only.iter().any(wanted)) {
@@ -234,7 +240,7 @@ async fn one(contender: &mut Contender, load: Load, sizes: Sizes, series: &mut S
 fn unit(load: Load) -> f64 {
     match load {
         Load::Download | Load::Upload => 1e9,
-        Load::Open | Load::Rate(_) | Load::PingPong | Load::Http(_) => 1e3,
+        Load::Open | Load::Rate(_) | Load::PingPong | Load::Close | Load::Http(_) => 1e3,
     }
 }
 
@@ -246,7 +252,7 @@ fn cpu_row(title: &str, load: Load, series: &[Series]) -> Option<Row> {
     let title = match load {
         Load::Download | Load::Upload => format!("client CPU s/GB: {title}"),
         Load::Rate(64) => format!("client CPU s per 1,000 connections: {title}"),
-        Load::Rate(_) | Load::Open | Load::PingPong | Load::Http(_) => return None,
+        Load::Rate(_) | Load::Open | Load::PingPong | Load::Close | Load::Http(_) => return None,
     };
     let cells =
         series.iter().map(|series| Cell { value: series.cell(unit(load)).cpu_per_unit, ..Cell::default() });

@@ -21,6 +21,8 @@ pub enum Load {
     Upload,
     /// Round trips of one byte on one connection.
     PingPong,
+    /// Serially: from an answer's last byte to the end of its connection.
+    Close,
     /// So many at a time: one HTTP request on a connection of its own.
     Http(usize),
 }
@@ -60,6 +62,8 @@ pub struct Figure {
     pub amount: f64,
 }
 
+/// Connections of [`Load::Close`]: each may take a second.
+const CLOSES: usize = 10;
 /// A single attempt may take this long before it counts as failed.
 const ATTEMPT: Duration = Duration::from_secs(10);
 /// A whole load may take this long; what hangs is cut there.
@@ -78,6 +82,7 @@ pub async fn run(load: Load, ports: Ports, sizes: Sizes) -> Result<Figure> {
             }
             Load::Download => download(ports.http, sizes.bytes).await,
             Load::Upload => upload(ports.http, sizes.bytes).await,
+            Load::Close => closes(ports.http, CLOSES).await,
             Load::PingPong => ping_pong(ports.echo, sizes.round_trips).await,
             Load::Http(parallel) => {
                 Ok(parallel_attempts(parallel, sizes.connections, move || http_once(ports.http)).await)
@@ -159,6 +164,28 @@ where
         failed,
         amount: count_f64(done + failed),
     }
+}
+
+async fn closes(port: u16, count: usize) -> Result<Figure> {
+    let mut latencies = Vec::with_capacity(count);
+    for _ in 0..count {
+        let mut stream = connect(port).await?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = Vec::with_capacity(512);
+        let whole = |answer: &[u8]| {
+            answer
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+                .is_some_and(|head| answer[head + 4..].ends_with(b"\n"))
+        };
+        while !whole(&answer) {
+            ensure!(timeout(ATTEMPT, stream.read_buf(&mut answer)).await?? > 0, "cut");
+        }
+        let begun = Instant::now();
+        while timeout(ATTEMPT, stream.read_buf(&mut answer)).await?? > 0 {}
+        latencies.push(begun.elapsed());
+    }
+    latency_figure(latencies)
 }
 
 async fn download(port: u16, bytes: u64) -> Result<Figure> {

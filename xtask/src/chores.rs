@@ -40,7 +40,7 @@ impl Bench {
         )?;
         let which = Which::named(Profile::Default, "bench");
         cluster::up(&which, false)?;
-        let result = cluster::load(&which).and_then(|()| {
+        let result = cluster::load(&which).and_then(|()| cluster::load_relay(&which)).and_then(|()| {
             let mut bench = command("cargo", ["run", "--release", "--locked", "-p", "kftray-benches", "--"]);
             bench.args(&self.args).current_dir(root());
             test::environment(&mut bench, &which)?;

@@ -42,6 +42,9 @@ const DNS_PORT: u16 = 53;
 const QUEUE_BYTES: usize = 256 * 1024;
 const QUEUE_AGE: Duration = Duration::from_millis(50);
 
+/// What a datagram counts beside its payload: a queue of empty ones needs memory, too.
+const OVERHEAD: usize = 64;
+
 /// Datagrams that go to the stream at once: what one write of a carrier takes. A datagram of the largest size is beyond
 /// it and goes alone.
 const BATCH: usize = 60 * 1024;
@@ -273,7 +276,7 @@ impl Flow<'_> {
                     self.passed();
                     self.metrics().datagrams_to_client.inc();
                     self.metrics().to_client.inc_by(length as u64);
-                    self.queued += length;
+                    self.queued += length + OVERHEAD;
                     let datagram = Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default());
                     self.queue.push_back((self.last, datagram));
                     if self.target.port == DNS_PORT {
@@ -301,7 +304,7 @@ impl Flow<'_> {
 
     fn drop_oldest(&mut self) {
         if let Some((_, datagram)) = self.queue.pop_front() {
-            self.queued -= datagram.len();
+            self.queued -= datagram.len() + OVERHEAD;
             self.drop_one();
         }
     }
@@ -321,8 +324,9 @@ impl Flow<'_> {
 
     /// Moves the queue into the batch; false if there is nothing to say.
     fn fill(&mut self) -> bool {
-        let oldest = Instant::now().checked_sub(QUEUE_AGE);
-        while self.queue.front().is_some_and(|(came, _)| oldest.is_some_and(|oldest| *came < oldest)) {
+        let now = Instant::now();
+        // The newest is kept whatever its age: somebody may wait for a single answer.
+        while self.queue.len() > 1 && self.queue.front().is_some_and(|(came, _)| now - *came > QUEUE_AGE) {
             self.drop_oldest();
         }
         if self.told < self.dropped {
@@ -333,7 +337,7 @@ impl Flow<'_> {
             if !self.batch.is_empty() && self.batch.len() + datagram.len() > BATCH {
                 break;
             }
-            self.queued -= datagram.len();
+            self.queued -= datagram.len() + OVERHEAD;
             if let Some((_, datagram)) = self.queue.pop_front() {
                 Record::Data(datagram).encode(&mut self.batch);
             }

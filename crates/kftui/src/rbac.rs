@@ -62,8 +62,11 @@ impl From<Wanted> for Sheet {
 /// Runs a verb.
 pub(crate) fn run(command: RbacCommand) -> Result<Exit> {
     let RbacCommand::Print(args) = command;
-    let sheets: Vec<Sheet> =
-        if args.sheets.is_empty() { Sheet::ALL.to_vec() } else { args.sheets.into_iter().map(Sheet::from).collect() };
+    let sheets: Vec<Sheet> = if args.sheets.is_empty() {
+        Sheet::ALL.to_vec()
+    } else {
+        args.sheets.into_iter().map(Sheet::from).collect()
+    };
     let subjects = args.subjects.list();
     let texts: Vec<String> = sheets
         .into_iter()

@@ -12,8 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kftray_commons::store::Directory;
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
-    Access, Deploy, Installation, Installed, InstallationKey, LogsOf, PullPolicy, RelayInfo, RelayOptions, RelaySettings,
-    SubjectKind, job_manifest,
+    Access, Deploy, Installation, InstallationKey, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions,
+    RelaySettings, SubjectKind, job_manifest,
 };
 use kftray_kube::{Cluster, ClusterState, Clusters, Environment, TransportChoice, TransportMemory};
 use serde_json::json;
@@ -237,10 +237,15 @@ pub(crate) async fn run(command: RelayCommand) -> Result<Exit> {
         RelayCommand::Sweep { place, all } => {
             let connection = Connection::open(environment, &place.cluster).await?;
             let namespace = connection.namespace(&place);
-            let swept =
-                connection.deploy.sweep(&connection.cluster, namespace.as_deref(), all).await.map_err(told)?;
-            let mut text: String =
-                swept.iter().map(|one| format!("{}/{} ({}) removed\n", one.namespace, one.name, one.state)).collect();
+            let swept = connection
+                .deploy
+                .sweep(&connection.cluster, namespace.as_deref(), all)
+                .await
+                .map_err(told)?;
+            let mut text: String = swept
+                .iter()
+                .map(|one| format!("{}/{} ({}) removed\n", one.namespace, one.name, one.state))
+                .collect();
             if swept.is_empty() {
                 text.push_str("Nothing to remove.\n");
             }
@@ -263,8 +268,11 @@ pub(crate) async fn run(command: RelayCommand) -> Result<Exit> {
             let connection = Connection::open(environment, &cluster).await?;
             let settings = RelaySettings { system_namespace: Some(namespace), ..RelaySettings::default() };
             let wanted = Installation { settings, ..Installation::default() };
-            let done =
-                connection.deploy.uninstall(&connection.cluster, &wanted, delete_namespace).await.map_err(told)?;
+            let done = connection
+                .deploy
+                .uninstall(&connection.cluster, &wanted, delete_namespace)
+                .await
+                .map_err(told)?;
             let text = if done.is_empty() { "Nothing is installed.\n".to_owned() } else { steps(&done) };
             print(text.as_bytes())
         }
@@ -327,7 +335,9 @@ impl Connection {
         let reference = ClusterRef { kubeconfig: args.kubeconfig.clone(), context };
         let mut states = clusters.follow(&reference);
         let known = states.wait_for(|state| !matches!(state, ClusterState::Pending));
-        let state = tokio::time::timeout(KUBECONFIG, known).await.context("the kubeconfig cannot be read in time")??;
+        let state = tokio::time::timeout(KUBECONFIG, known)
+            .await
+            .context("the kubeconfig cannot be read in time")??;
         let cluster = match &*state {
             ClusterState::Up(cluster) => Arc::clone(cluster),
             ClusterState::Failed(problem) => return Err(told(problem.clone())),
@@ -397,7 +407,8 @@ fn table(list: &[RelayInfo]) -> String {
     if list.is_empty() {
         return "No relay is there.\n".to_owned();
     }
-    let header = ["NAMESPACE", "NAME", "PURPOSE", "STATE", "VERSION", "MADE BY", "CREATED"].map(str::to_owned);
+    let header =
+        ["NAMESPACE", "NAME", "PURPOSE", "STATE", "VERSION", "MADE BY", "CREATED"].map(str::to_owned);
     let rows: Vec<[String; 7]> = std::iter::once(header).chain(list.iter().map(row)).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: [usize; 7] = std::array::from_fn(width);

@@ -87,10 +87,9 @@ fn a_file_with_nothing_to_run() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("team.json");
     let text = r#"[
-  {"alias": "dns", "service": "dns", "protocol": "udp", "local_port": 0, "remote_port": 53},
   {"alias": "bad", "service": "web", "remote_port": "80a b", "nmespace": "x"},
   {"alias": "torn", "service": "web" "remote_port": 80},
-  {"alias": "api", "workload_type": "proxy", "remote_address": "api.internal:443"}
+  {"alias": "api", "workload_type": "proxy", "remote_address": "http:///"}
 ]"#;
     std::fs::write(&path, text).expect("written");
     let words = ["run", path.to_str().expect("UTF-8")];
@@ -110,10 +109,9 @@ fn a_file_with_nothing_to_run() {
     assert_eq!(
         codes,
         [
-            r#"1 "dns" "unsupported""#,
-            r#"2 "bad" "spec_invalid""#,
-            r#"3 null "spec_invalid""#,
-            r#"4 "api" "unsupported""#
+            r#"1 "bad" "spec_invalid""#,
+            r#"2 null "spec_invalid""#,
+            r#"3 "api" "spec_invalid""#
         ]
     );
     assert!(told.iter().any(|event| event["event"] == "warning"
@@ -145,13 +143,13 @@ fn standard_input() {
     let mut child =
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     let mut stdin = child.stdin.take().expect("piped");
-    stdin.write_all(br#"{"service":"web","protocol":"udp","remote_port":1}"#).expect("written");
+    stdin.write_all(br#"{"service":"web","remote_port":"8 0"}"#).expect("written");
     drop(stdin);
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(3));
     let told = events(&String::from_utf8_lossy(&output.stdout));
     assert_eq!(told[0]["source"], "-");
-    assert_eq!(told[0]["problem"]["code"], "unsupported");
+    assert_eq!(told[0]["problem"]["code"], "spec_invalid");
 }
 
 /// A busy port ends it with code 4 and names the owner, before and without any cluster.

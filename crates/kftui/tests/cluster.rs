@@ -176,7 +176,7 @@ async fn a_command_finds_its_forwards_and_its_code_is_ours() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = directory.path().join("team.json");
     let text = r#"[{"alias": "my-web", "service": "web", "remote_port": 80},
-                   {"alias": "dns", "service": "dns", "protocol": "udp", "remote_port": 53},
+                   {"alias": "dns", "service": "dns", "remote_port": "5 3"},
                    {"service": "db", "remote_port": 5432, "local_address": "127.0.0.1"}]"#;
     std::fs::write(&file, text).expect("written");
     let kubeconfig = cluster.kubeconfig_path();
@@ -193,7 +193,7 @@ async fn a_command_finds_its_forwards_and_its_code_is_ours() {
         let port = address.strip_prefix("127.0.0.1:").and_then(|port| port.parse::<u16>().ok());
         assert!(port.is_some_and(|port| port > 0), "{run:?}");
     }
-    assert!(run.stderr.contains("udp forwards are not served yet"), "{run:?}");
+    assert!(run.stderr.contains("remote_port") && run.stderr.contains("dns"), "{run:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

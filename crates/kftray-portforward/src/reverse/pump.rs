@@ -176,7 +176,7 @@ impl<'a, 'r> Pump<'a, 'r> {
             }
             Poll::Ready(Ok(None)) => {
                 self.asked_all = true;
-                self.exchange.asked_all();
+                self.exchange.asked_all(Instant::now().into_std());
                 Step::Moved
             }
             Poll::Ready(Err(error)) => Step::End(End::CallerGone(error)),

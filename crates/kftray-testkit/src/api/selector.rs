@@ -107,9 +107,8 @@ fn parse_field(term: &str) -> Result<(String, String, bool), Status> {
         return Err(Status::bad_request(format!("invalid selector: '{term}'; can't understand '{term}'")));
     };
     match path.trim() {
-        path @ ("metadata.name" | "metadata.namespace" | "status.phase" | "spec.nodeName" | "involvedObject.uid") => {
-            Ok((path.to_owned(), value.trim().to_owned(), equal))
-        }
+        path @ ("metadata.name" | "metadata.namespace" | "status.phase" | "spec.nodeName"
+        | "involvedObject.uid") => Ok((path.to_owned(), value.trim().to_owned(), equal)),
         path => Err(Status::bad_request(format!("field label not supported: {path}"))),
     }
 }

@@ -160,10 +160,11 @@ impl Api {
         match tokio::time::timeout(ANSWER, self.client.request::<Value>(request)).await {
             Ok(Ok(object)) => Ok(object),
             Ok(Err(kube::Error::Api(status))) if status.code == 409 => Err(Failure::Exists),
+            // A namespace that is missing is another matter than an object in it, unless it is what was asked for.
             Ok(Err(kube::Error::Api(status)))
                 if status.code == 404
                     && !tried.name.is_empty()
-                    && !status.message.contains("namespaces \"") =>
+                    && (tried.kind == NAMESPACES || !status.message.contains("namespaces \"")) =>
             {
                 Err(Failure::Missing)
             }

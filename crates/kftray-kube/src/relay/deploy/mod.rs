@@ -167,12 +167,19 @@ impl Deploy {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Resolves when no deletion is under way any more: for the end of a program, after everything was dropped. Each is
+    /// Resolves when nothing is left to be deleted: for the end of a program, after everything was dropped. Each deletion is
     /// given up after 10 s.
     pub async fn withdrawn(&self) {
         let mut withdrawing = self.inner.withdrawing.subscribe();
-        // Cannot fail: the sender is in `self`.
-        let _never_closed = withdrawing.wait_for(|count| *count == 0).await;
+        loop {
+            let unused = |running: &Running| running.state.receiver_count() == 0;
+            let ending = lock(&self.inner.lives).values().any(unused);
+            if !ending && *withdrawing.borrow_and_update() == 0 {
+                return;
+            }
+            // Cannot fail: the sender is in `self`. Lives that end touch it, too.
+            let _never_closed = withdrawing.changed().await;
+        }
     }
 
     /// New settings: relays that they would make differently are replaced; the old ones end once their tunnels have.
@@ -388,6 +395,7 @@ impl Following {
             let mut lives = lock(&inner.lives);
             if self.out.receiver_count() == 0 {
                 let _ended = lives.remove(&self.key);
+                inner.withdrawing.send_modify(|_| {});
                 return;
             }
         }

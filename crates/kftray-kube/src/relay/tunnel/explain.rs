@@ -102,7 +102,9 @@ pub(super) fn handshake(name: &str, error: &HandshakeError) -> Problem {
             Code::RelayRefused,
             format!("what answers on the tunnel port of {name} is no relay: {error}"),
         ),
-        error => Problem::new(Code::RelayRefused, format!("relay {name}: {error}")),
+        error @ (HandshakeError::NotOffered(_) | _) => {
+            Problem::new(Code::RelayRefused, format!("relay {name}: {error}"))
+        }
     }
 }
 

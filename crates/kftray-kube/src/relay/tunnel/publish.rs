@@ -130,7 +130,7 @@ impl Publisher {
                         }
                     }
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             };
             tokio::select! {
                 () = work => return,

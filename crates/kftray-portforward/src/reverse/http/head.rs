@@ -78,10 +78,9 @@ pub(super) fn request(bytes: &[u8]) -> Read<Request> {
         Ok(httparse::Status::Complete(length)) if length <= HEAD_MAX => length,
         Ok(httparse::Status::Complete(_)) => return Read::Bad(Fault::TooLarge),
         Ok(httparse::Status::Partial) if bytes.len() <= HEAD_MAX => return Read::Partial,
-        Ok(httparse::Status::Partial) if says_http(bytes) => return Read::Bad(Fault::TooLarge),
+        Ok(httparse::Status::Partial) => return fault(bytes, Fault::TooLarge),
         Err(httparse::Error::TooManyHeaders) => return Read::Bad(Fault::TooLarge),
-        Err(_) if says_http(bytes) => return Read::Bad(Fault::Malformed),
-        Ok(httparse::Status::Partial) | Err(_) => return Read::Other,
+        Err(_) => return fault(bytes, Fault::Malformed),
     };
     let method = parsed.method.unwrap_or_default().to_owned();
     let Ok(body) = request_body(parsed.headers, parsed.version == Some(1)) else {
@@ -127,13 +126,29 @@ pub(super) fn answer(bytes: &[u8]) -> Read<Answer> {
     Read::Head(Answer { length, status, body })
 }
 
-/// Whether the first line is that of an HTTP/1 request.
-fn says_http(bytes: &[u8]) -> bool {
+/// What bytes are that are no valid head: faulty HTTP/1 if their first line ends like a request's, else something else. The
+/// answer does not depend on the portions in which they come: a line that may still become one is waited for.
+fn fault(bytes: &[u8], fault: Fault) -> Read<Request> {
     let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
     let bytes = bytes.get(begin..).unwrap_or_default();
     let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let is_text = line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r'));
+    let is_whole = line.len() < bytes.len();
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    line.len() < bytes.len() && (line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0"))
+    if !is_text || (!is_whole && bytes.len() > HEAD_MAX) {
+        Read::Other
+    } else if !is_whole {
+        Read::Partial
+    } else if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") {
+        Read::Bad(fault)
+    } else {
+        Read::Other
+    }
+}
+
+/// Whether bytes begin with the whole first line of an HTTP/1 request.
+pub(super) fn begins_as_http(bytes: &[u8]) -> bool {
+    matches!(fault(bytes, Fault::Malformed), Read::Bad(_))
 }
 
 fn values<'a>(
@@ -368,7 +383,10 @@ mod tests {
         ] {
             assert!(matches!(request(bad.as_bytes()), Read::Bad(Fault::Malformed)), "{bad:?}");
         }
-        assert!(matches!(request(b"GET /"), Read::Partial));
+        // A line that may still become one is waited for.
+        for begin in ["GET /", "GET / x", "EHLO me", "\r\nGET / x HTTP/1.1"] {
+            assert!(matches!(request(begin.as_bytes()), Read::Partial), "{begin:?}");
+        }
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(200));
         assert!(matches!(request(many.as_bytes()), Read::Bad(Fault::TooLarge)));
         let long = format!("GET / HTTP/1.1\r\na: {}", "b".repeat(HEAD_MAX));

@@ -220,12 +220,7 @@ impl<'a> Exchange<'a> {
             Read::Head(request) => request,
             Read::Other if self.first => {
                 let bytes = std::mem::take(begun).freeze();
-                if self.rules.allow_unseen(self.peer_ip) {
-                    self.become_raw();
-                    self.outbox.push_back(bytes);
-                } else {
-                    self.turn_away_unseen();
-                }
+                self.unseen(bytes);
                 return None;
             }
             Read::Other | Read::Bad(Fault::Malformed) => {
@@ -269,6 +264,16 @@ impl<'a> Exchange<'a> {
             self.asking = Asking::Body(request.body);
         }
         Some(behind)
+    }
+
+    /// It is no HTTP/1 from its first bytes on.
+    fn unseen(&mut self, begin: Bytes) {
+        if self.rules.allow_unseen(self.peer_ip) {
+            self.become_raw();
+            self.outbox.push_back(begin);
+        } else {
+            self.turn_away_unseen();
+        }
     }
 
     /// A request is whole.
@@ -366,16 +371,20 @@ impl<'a> Exchange<'a> {
         self.answering = Answering::Blind;
     }
 
-    /// The caller will send no more. What has come of a protocol that might have been HTTP is passed on.
-    pub(super) fn asked_all(&mut self) {
-        if let Asking::Head(begun) = &mut self.asking
-            && self.first
-            && !begun.is_empty()
-            && self.rules.allow_unseen(self.peer_ip)
-        {
-            let bytes = std::mem::take(begun).freeze();
-            self.become_raw();
-            self.outbox.push_back(bytes);
+    /// The caller will send no more. What has come of a protocol that might have become HTTP is passed on; a request that
+    /// is not whole never is.
+    pub(super) fn asked_all(&mut self, now: Instant) {
+        // Not every byte was looked at.
+        drop(self.head(now));
+        let Asking::Head(begun) = &mut self.asking else { return };
+        if begun.is_empty() {
+            return;
+        }
+        let bytes = std::mem::take(begun).freeze();
+        if !self.first || head::begins_as_http(&bytes) {
+            self.turn_away(Reason::Malformed, None);
+        } else {
+            self.unseen(bytes);
         }
     }
 

@@ -252,9 +252,39 @@ proptest! {
             exchange.ask(Bytes::copy_from_slice(piece), now());
             found.extend(taken(&mut exchange));
         }
-        exchange.asked_all();
+        exchange.asked_all(now());
         prop_assert!(exchange.is_raw());
         prop_assert_eq!(found, whole);
+    }
+
+    /// Whatever comes, the portions in which it comes make no difference.
+    #[test]
+    fn portions_make_no_difference(
+        parts in prop::collection::vec(prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..20),
+            prop::sample::select(vec![
+                "GET / HTTP/1.1\r\n", "GET / x HTTP/1.1\r\n", "POST /a HTTP/1.0\n", "PRI * HTTP/2.0\r\n", "HELO x\r\n",
+                "Host: app\r\n", "A B: c\r\n", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "X:\n",
+                "Upgrade: x\r\nConnection: upgrade\r\n", "\r\n", "\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "\0", " ",
+            ]).prop_map(|text| text.as_bytes().to_vec()),
+        ], 0..25),
+        cuts in lengths(),
+        small in any::<bool>(),
+    ) {
+        let whole = parts.concat();
+        let cuts: Vec<usize> = cuts.into_iter().map(|cut| if small { 1 + cut % 5 } else { cut }).collect();
+        let rules = rules(false, Access::default());
+        let outcome = |pieces: &mut dyn Iterator<Item = &[u8]>| {
+            let mut exchange = Exchange::new(&rules, PEER.to_owned());
+            for piece in pieces {
+                exchange.ask(Bytes::copy_from_slice(piece), now());
+            }
+            exchange.asked_all(now());
+            let requests: Vec<String> = exchange.open.iter().map(|one| one.path.clone()).collect();
+            let taken = taken(&mut exchange);
+            (String::from_utf8_lossy(&taken).into_owned(), taken, exchange.is_raw(), exchange.own.take(), requests)
+        };
+        prop_assert_eq!(outcome(&mut pieces(&whole, &cuts)), outcome(&mut std::iter::once(&whole[..])));
     }
 
     #[test]
@@ -283,7 +313,7 @@ proptest! {
                 prop_assert!(taken(&mut exchange).is_empty(), "nothing passes without credentials");
             }
         }
-        exchange.asked_all();
+        exchange.asked_all(now());
         exchange.program_gone(None);
     }
 }

@@ -1,0 +1,373 @@
+//! The relay's life in a real cluster: it comes up in narrow namespaces with few rights, says why when it cannot, is
+//! adopted, replaced, installed, and leaves nothing behind.
+//!
+//! Needs the relay's image in the cluster (`cargo xtask cluster up --relay`, or what `cargo xtask test --e2e` does).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use kftray_e2e::{Forward, Ground, client, ground};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+/// As `cargo xtask cluster` names it.
+const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
+/// For a pod to be scheduled, started and tunnelled to.
+const START: Duration = Duration::from_secs(90);
+/// For what only a request takes.
+const SOON: Duration = Duration::from_secs(30);
+/// Service of the fixture, by the cluster's DNS.
+const WEB: &str = "web.kftest.svc.cluster.local";
+
+/// A namespace of a test's own, and an installation of `kftui`.
+struct Place {
+    ground: Ground,
+    namespace: String,
+    home: TempDir,
+    image: String,
+}
+
+impl Place {
+    /// `name` in the cluster, with these lines in addition to an empty namespace's manifest.
+    async fn new(name: &str, labels: &str, more: &str) -> Result<Self> {
+        let ground = Ground::from_env()?;
+        let namespace = format!("relay-{name}");
+        ground.kubectl(&["delete", "namespace", &namespace, "--ignore-not-found"]).await?;
+        ground
+            .apply(&format!(
+                "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace}, labels: {{ {labels} }} }}\n{more}"
+            ))
+            .await?;
+        Ok(Self { ground, namespace, home: TempDir::new()?, image: IMAGE.to_owned() })
+    }
+
+    fn kftui(&self, kubeconfig: &Path) -> Command {
+        let mut command = Command::new(&self.ground.kftui);
+        command
+            .env("KFTRAY_CONFIG", self.home.path())
+            .env("KFTRAY_RELAY_IMAGE", &self.image)
+            .env("KUBECONFIG", kubeconfig)
+            .env("USER", "jane");
+        command
+    }
+
+    /// `kftui ARGUMENTS` to its end.
+    async fn run(&self, arguments: &[&str]) -> Result<String> {
+        let mut command = self.kftui(&self.ground.kubeconfig);
+        command.args(arguments);
+        ground::run(command).await
+    }
+
+    /// Begins to forward to the fixture by way of a relay of this namespace.
+    fn forward_as(&self, kubeconfig: &Path) -> Result<Forward> {
+        let mut command = self.kftui(kubeconfig);
+        let target = format!("proxy/{WEB}");
+        command.args(["forward", "-n", &self.namespace, "--output", "json", "--keep-trying", &target, ":80"]);
+        Forward::spawn(command)
+    }
+
+    fn forward(&self) -> Result<Forward> {
+        self.forward_as(&self.ground.kubeconfig)
+    }
+
+    /// Forwards, and sees that a request is answered.
+    async fn serves(&self) -> Result<Forward> {
+        self.serves_as(&self.ground.kubeconfig).await
+    }
+
+    async fn serves_as(&self, kubeconfig: &Path) -> Result<Forward> {
+        let mut forward = self.forward_as(kubeconfig)?;
+        forward.until("all_ready", START).await?;
+        let body = client::get(forward.port()?, "/", SOON).await?;
+        ensure!(body.starts_with("web-"), "an answer of the fixture, not {body:?}");
+        Ok(forward)
+    }
+
+    /// What the forward says about itself until it says this code.
+    async fn told(&self, forward: &mut Forward, code: &str) -> Result<String> {
+        // While it resolves the reason is what it waits for, later the cause of its recovery.
+        let why = |event: &Value| {
+            let status = &event["status"];
+            [&status["cause"], &status["waiting_for"]].into_iter().find(|why| why["code"] == code).cloned()
+        };
+        let event = forward.until_that(code, START, |event| why(event).is_some()).await?;
+        let why = why(&event).context("a reason")?;
+        Ok(why["message"].as_str().context("a message")?.to_owned())
+    }
+
+    async fn objects(&self, kind: &str) -> Result<Vec<Value>> {
+        let text = self.ground.kubectl(&["-n", &self.namespace, "get", kind, "-o", "json"]).await?;
+        let list: Value = serde_json::from_str(&text)?;
+        Ok(list["items"].as_array().context("a list")?.clone())
+    }
+
+    async fn jobs(&self) -> Result<Vec<String>> {
+        let name = |job: &Value| job["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Ok(self.objects("jobs").await?.iter().map(name).collect())
+    }
+
+    /// A user with exactly what `kftui rbac print SHEET` says, in `namespace`.
+    async fn user(&self, name: &str, sheet: &str, namespace: &str) -> Result<PathBuf> {
+        let harmless = ["user", name, "-n", namespace, "--allow", "configmaps=get"];
+        let path = self.ground.xtask_cluster(&harmless).await?;
+        let role = self.run(&["rbac", "print", sheet, "-n", namespace, "--user", name]).await?;
+        self.ground.apply(&role).await?;
+        Ok(PathBuf::from(path.lines().last().context("a path")?.trim()))
+    }
+
+    async fn gone(self) -> Result<()> {
+        self.ground.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await.map(drop)
+    }
+}
+
+/// Until `holds`; a test's own clock, not the program's.
+async fn eventually<F: Future<Output = Result<bool>>>(
+    what: &str,
+    limit: Duration,
+    mut holds: impl FnMut() -> F,
+) -> Result<Duration> {
+    let start = Instant::now();
+    while !holds().await? {
+        ensure!(start.elapsed() < limit, "{what}: not within {limit:?}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    Ok(start.elapsed())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_restricted_namespace_with_a_quota() -> Result<()> {
+    let labels =
+        "pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted";
+    let quota = "---\napiVersion: v1\nkind: ResourceQuota\nmetadata: { name: small, namespace: relay-narrow }\n\
+                 spec: { hard: { pods: \"1\", requests.cpu: 10m, requests.memory: 32Mi, limits.memory: 128Mi } }\n";
+    let place = Place::new("narrow", labels, quota).await?;
+    let forward = place.serves().await?;
+    let pods = place.objects("pods").await?;
+    ensure!(pods.len() == 1, "one relay: {pods:?}");
+    let spec = &pods[0]["spec"];
+    ensure!(spec["automountServiceAccountToken"] == false, "{spec}");
+    ensure!(spec["volumes"].is_null() || spec["volumes"] == serde_json::json!([]), "{spec}");
+    ensure!(spec["containers"][0]["resources"]["limits"].get("cpu").is_none(), "{spec}");
+    let variables = spec["containers"][0]["env"].to_string();
+    ensure!(variables.contains("KFTRAY_TOKEN_SHA256"), "{variables}");
+    let key = std::fs::read_to_string(place.home.path().join("relay.key"))?;
+    ensure!(!pods[0].to_string().contains(key.trim()), "the key is in no object");
+    drop(forward);
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_quota_is_told_and_waited_for() -> Result<()> {
+    let quota = |pods: u8| {
+        format!(
+            "---\napiVersion: v1\nkind: ResourceQuota\nmetadata: {{ name: full, namespace: relay-quota }}\n\
+             spec: {{ hard: {{ pods: \"{pods}\" }} }}\n"
+        )
+    };
+    let place = Place::new("quota", "", &quota(0)).await?;
+    // The quota is enforced from when its controller has counted.
+    eventually("the quota counts", SOON, async || {
+        Ok(place.objects("resourcequota").await?.iter().any(|quota| quota["status"]["hard"]["pods"] == "0"))
+    })
+    .await?;
+    let mut forward = place.forward()?;
+    let message = place.told(&mut forward, "relay_quota").await?;
+    ensure!(message.contains("exceeded quota: full"), "{message}");
+    ensure!(message.contains("relay-quota/kftray-relay-jane-"), "{message}");
+    place.ground.apply(quota(1).trim_start_matches("---\n")).await?;
+    // The Job's controller tries again by itself, with pauses of its own.
+    forward.until("all_ready", Duration::from_secs(180)).await?;
+    drop(forward);
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_cannot_be_pulled_is_told_with_pod_and_cause() -> Result<()> {
+    let mut place = Place::new("image", "", "").await?;
+    place.image = "registry.invalid/kftray-server:none".to_owned();
+    let mut forward = place.forward()?;
+    let message = place.told(&mut forward, "relay_image_pull").await?;
+    ensure!(
+        message.contains("image registry.invalid/kftray-server:none of pod relay-image/kftray-relay-"),
+        "{message}"
+    );
+    ensure!(message.contains("ErrImagePull") || message.contains("ImagePullBackOff"), "{message}");
+    // Nobody waits for it any more: it does not stay.
+    forward.interrupt().await?;
+    eventually("no Job", SOON, async || Ok(place.jobs().await?.is_empty())).await?;
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_no_node_takes_is_told() -> Result<()> {
+    let place = Place::new("nodes", "", "").await?;
+    let patch = place.home.path().join("patch.json");
+    std::fs::write(&patch, r#"{"spec": {"template": {"spec": {"nodeSelector": {"no": "such"}}}}}"#)?;
+    // Settings have no flag of `forward`: the Job is made by hand, as an administrator vets it.
+    let job = place
+        .run(&["relay", "manifest", "--job", "-n", &place.namespace, "--patch", &patch.display().to_string()])
+        .await?;
+    ensure!(job.contains("kind: Job") && job.contains("nodeSelector"), "{job}");
+    place.ground.apply(&job).await?;
+    eventually("listed as starting", SOON, async || {
+        let list = place.run(&["relay", "list", "-n", &place.namespace]).await?;
+        Ok(list.contains("starting") && list.contains("(this installation)"))
+    })
+    .await?;
+    let swept = place.run(&["relay", "sweep", "-n", &place.namespace]).await?;
+    ensure!(swept.contains("Nothing to remove"), "it may still start: {swept}");
+    let swept = place.run(&["relay", "sweep", "--all", "-n", &place.namespace]).await?;
+    ensure!(swept.contains("removed"), "{swept}");
+    ensure!(place.jobs().await?.is_empty());
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn adopted_after_a_kill_replaced_by_another_version_and_gone_in_time() -> Result<()> {
+    let mut place = Place::new("adopt", "", "").await?;
+    let forward = place.serves().await?;
+    let first = place.jobs().await?;
+    ensure!(first.len() == 1, "{first:?}");
+    // Dropped is killed, as by `kill -9`.
+    drop(forward);
+    let forward = place.serves().await?;
+    ensure!(place.jobs().await? == first, "the relay was adopted");
+    drop(forward);
+
+    // The same program under another name of the image is another relay; the old one drains.
+    place.image = format!("docker.io/library/{IMAGE}");
+    let forward = place.serves().await?;
+    let both = place.jobs().await?;
+    ensure!(both.len() == 2 && both.contains(&first[0]), "{both:?}");
+
+    // Another installation has its own, and sweeps nothing of ours.
+    let other = Place {
+        ground: place.ground.clone(),
+        namespace: place.namespace.clone(),
+        home: TempDir::new()?,
+        image: IMAGE.to_owned(),
+    };
+    let swept = other.run(&["relay", "sweep", "--all", "-n", &other.namespace]).await?;
+    ensure!(swept.contains("Nothing to remove"), "{swept}");
+    ensure!(place.jobs().await?.len() == 2);
+
+    drop(forward);
+    let took = eventually("nothing is left", Duration::from_secs(160), async || {
+        Ok(place.jobs().await?.is_empty() && place.objects("pods").await?.is_empty())
+    })
+    .await?;
+    println!("nothing was left {took:?} after the client was gone");
+    ensure!(took < Duration::from_secs(150), "gone only after {took:?}");
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_relay_is_started_again() -> Result<()> {
+    let place = Place::new("evict", "", "").await?;
+    let forward = place.serves().await?;
+    let pods = place.objects("pods").await?;
+    let name = pods[0]["metadata"]["name"].as_str().context("a name")?.to_owned();
+    let eviction = place.home.path().join("eviction.json");
+    std::fs::write(
+        &eviction,
+        serde_json::json!({"apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": name, "namespace": place.namespace}})
+        .to_string(),
+    )?;
+    let path = format!("/api/v1/namespaces/{}/pods/{name}/eviction", place.namespace);
+    place.ground.kubectl(&["create", "--raw", &path, "-f", &eviction.display().to_string()]).await?;
+    let port = forward.port()?;
+    let start = Instant::now();
+    loop {
+        let body = client::get(port, "/", SOON).await;
+        let now: Vec<Value> = place.objects("pods").await?;
+        let other = now
+            .iter()
+            .any(|pod| pod["metadata"]["name"] != name.as_str() && pod["status"]["phase"] == "Running");
+        if other && body.is_ok() {
+            break;
+        }
+        ensure!(start.elapsed() < START, "no other relay serves: {body:?}");
+        sleep(Duration::from_millis(500)).await;
+    }
+    println!("another relay served {:?} after the eviction", start.elapsed());
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_role_sheet_is_enough_and_nothing_more_is_needed() -> Result<()> {
+    let place = Place::new("sheets", "", "").await?;
+    let starter = place.user("relay-starter", "relay", &place.namespace).await?;
+    drop(place.serves_as(&starter).await?);
+
+    let forwarder = place.user("only-forwards", "forward", &place.namespace).await?;
+    let mut forward = place.forward_as(&forwarder)?;
+    let message = place.told(&mut forward, "forbidden").await?;
+    ensure!(message.contains("jobs.batch in namespace relay-sheets (as user only-forwards)"), "{message}");
+    drop(forward);
+
+    let fixture = place.user("direct", "forward", ground::NAMESPACE).await?;
+    let mut direct = Forward::start(&place.ground, &fixture, &["svc/web", ":80"])?;
+    direct.until("all_ready", START).await?;
+    ensure!(client::get(direct.port()?, "/", SOON).await?.starts_with("web-"));
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn installed_for_all_and_the_documented_commands_work_as_printed() -> Result<()> {
+    let place = Place::new("users", "", "").await?;
+    let installed =
+        place.run(&["relay", "install", "--image", IMAGE, "--group", "nobody-in-particular"]).await?;
+    ensure!(installed.contains("Deployment kftray-system/kftray-server: created"), "{installed}");
+    let outcome = documented(&place).await;
+    let removed = place.run(&["relay", "uninstall", "--delete-namespace"]).await?;
+    ensure!(removed.contains("Deployment kftray-system/kftray-server: deleted"), "{removed}");
+    ensure!(removed.contains("Namespace kftray-system: deleted"), "{removed}");
+    outcome?;
+    place.gone().await
+}
+
+async fn documented(place: &Place) -> Result<()> {
+    let ground = &place.ground;
+    ground
+        .kubectl(&["-n", "kftray-system", "rollout", "status", "deployment/kftray-server", "--timeout=120s"])
+        .await?;
+    // docs: networking and connectivity, "proxy server troubleshooting"
+    let deployments = ground.kubectl(&["get", "deployments", "-n", "kftray-system"]).await?;
+    ensure!(deployments.contains("kftray-server") && deployments.contains("2/2"), "{deployments}");
+    ground.kubectl(&["logs", "-n", "kftray-system", "deployment/kftray-server"]).await?;
+    let _printed = port_forward(ground)?;
+    eventually("svc/kftray-server 8080:8080", SOON, async || {
+        Ok(client::get(8080, "/healthz", SOON).await.is_ok())
+    })
+    .await?;
+    ensure!(client::get(8080, "/metrics", SOON).await?.contains("# TYPE"), "metrics");
+
+    // A user who may do nothing but use it, and whose own namespace has no relay.
+    let user = place.user("relay-user", "installed", "kftray-system").await?;
+    let forward = place.serves_as(&user).await?;
+    ensure!(place.jobs().await?.is_empty(), "the installed one was used");
+
+    // One of two pods goes: the other carries on.
+    let pods = ground.kubectl(&["-n", "kftray-system", "get", "pods", "-o", "name"]).await?;
+    ensure!(pods.lines().count() == 2, "{pods}");
+    let one = pods.lines().next().context("a pod")?;
+    ground.kubectl(&["-n", "kftray-system", "delete", one, "--wait=false"]).await?;
+    let port = forward.port()?;
+    for _ in 0..20 {
+        client::get(port, "/", SOON).await?;
+        sleep(Duration::from_millis(100)).await;
+    }
+    Ok(())
+}
+
+/// The command of the document, as printed.
+fn port_forward(ground: &Ground) -> Result<Child> {
+    let mut command = Command::new("kubectl");
+    command.arg("--kubeconfig").arg(&ground.kubeconfig);
+    command.args(["port-forward", "-n", "kftray-system", "svc/kftray-server", "8080:8080"]);
+    command.stdout(std::process::Stdio::null()).kill_on_drop(true).spawn().context("kubectl port-forward")
+}
