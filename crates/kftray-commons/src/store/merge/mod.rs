@@ -129,7 +129,7 @@ pub(super) fn merge(
                 report.added.push(merged);
             }
             Step::Match { stored: at, draft } => {
-                let Some(found) = stored.get(*at) else { continue };
+                let found = &stored[*at];
                 merged.id = Some(found.id);
                 ids.push(merged.id);
                 merged.label = draft.spec.label();
