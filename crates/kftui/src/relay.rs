@@ -1,7 +1,7 @@
 //! `kftui relay`: what an administrator, or somebody who wonders, does with relays by hand.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kftray_commons::store::Directory;
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
-    Access, Deploy, Installation, InstallationKey, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions,
-    RelaySettings, SubjectKind, job_manifest,
+    Access, Deploy, Installation, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions,
+    RelaySettings, SubjectKind, created_by, job_manifest,
 };
 use kftray_kube::{Cluster, ClusterState, Clusters, Environment, TransportChoice, TransportMemory};
 use serde_json::json;

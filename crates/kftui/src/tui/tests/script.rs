@@ -310,6 +310,7 @@ pub(super) fn morning() -> Snapshot {
             open_p50_us: 812,
             open_p99_us: 3_240,
             idle_ms: Some(5),
+            ..Counters::default()
         };
         front.expires_at = Some(NOON + 3 * 3_600_000);
     }
