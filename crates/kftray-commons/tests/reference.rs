@@ -16,6 +16,7 @@ use serde_json::json;
 const TABLES: &str = include_str!("data/reference/tables-0.35.sql");
 const ALL_KINDS: &str = include_str!("data/reference/all-kinds-0.35.1.sql");
 const ALL_KINDS_JSON: &str = include_str!("data/reference/all-kinds.json");
+const EXPORTED: &str = include_str!("data/reference/exported-0.35.1.json");
 const TWICE: &str = include_str!("data/reference/imported-twice-0.35.1.sql");
 const OLDER: &str = include_str!("data/reference/older.sql");
 const NOTEBOOK: &str = include_str!("data/reference/notebook.sql");
@@ -61,6 +62,32 @@ fn every_kind_as_0_35_writes_it() {
     // The file that it was made from says the same, but for what the reference chose itself.
     let report = it.store.import(&incoming(ALL_KINDS_JSON), MergeOptions::default()).expect("imported");
     assert_eq!((report.unchanged.len(), report.is_quiet()), (8, true), "{report:?}");
+}
+
+/// Its export says the same as its database, and what we write for it says the same as its export.
+#[test]
+fn its_export_and_ours_for_it() {
+    let (mut of_database, _) = imported(&[TABLES, ALL_KINDS]);
+    let report = of_database.store.import(&incoming(EXPORTED), MergeOptions::default()).expect("imported");
+    assert_eq!((report.unchanged.len(), report.is_quiet()), (8, true), "{report:?}");
+
+    let mut of_export = scratch();
+    of_export.store.import(&incoming(EXPORTED), MergeOptions::default()).expect("imported");
+    assert_eq!(own(&of_export.store), own(&of_database.store));
+
+    let ours = of_export.store.export(None, Form::Reference).expect("exported");
+    let lists = [EXPORTED, ours.text.as_str()].map(|text| serde_json::from_str(text).expect("JSON"));
+    let [mut theirs, mut ours]: [Vec<serde_json::Map<String, serde_json::Value>>; 2] = lists;
+    // Two words for the same thing each.
+    for entry in theirs.iter_mut().chain(&mut ours) {
+        if entry["context"] == "current-context" {
+            entry["context"] = json!("@current");
+        }
+        if entry.get("local_address") == Some(&json!("localhost")) {
+            entry.shift_remove("local_address");
+        }
+    }
+    assert_eq!(ours, theirs);
 }
 
 /// It imports a forward without a context again and again; we do not, and say what we found.

@@ -29,7 +29,8 @@ async fn an_edit_is_seen_by_every_client() {
         let mut spec = config.spec.clone();
         spec.insert("namespace".to_owned(), namespace.clone().into());
         let begun = Instant::now();
-        let edited = editor.put_config(config.id, &put(spec));
+        let edit = put(spec);
+        let edited = editor.put_config(config.id, &edit);
         let is_edited = |snapshot: &Snapshot| {
             snapshot.config(config.id).is_some_and(|c| c.summary.namespace.as_deref() == Some(&namespace))
         };

@@ -4,7 +4,7 @@ mod support;
 
 use std::time::{Duration, Instant};
 
-use kftray_client::Link;
+use kftray_client::{Link, State};
 use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, SettingsPatch};
 use kftray_testkit::{Context, FakeCluster, Kubeconfig, Login};
 use support::{Ground, LIMIT, act, add, echoes, entry, ready, start, until};
@@ -72,6 +72,7 @@ async fn a_new_host_takes_over_with_the_listeners() {
     client.act(Action::Start, &request).await.expect("started");
     let before = ready(&mut follow, db.id).await;
     let address = before.addresses[0].clone();
+    let instance = client.host().instance.clone();
 
     // A connection that is open meanwhile, and new ones all the time: none may be refused.
     let mut open = TcpStream::connect(&address).await.expect("connect");
@@ -96,11 +97,12 @@ async fn a_new_host_takes_over_with_the_listeners() {
     let begun = Instant::now();
     let new = timeout(LIMIT, kftray_host::Host::start(options)).await.expect("in time").expect("takes over");
     let took = begun.elapsed();
-    let state = until(&mut follow, "the new host", |snapshot| {
-        snapshot.forward(db.id).is_some_and(|forward| forward.ready_via.is_some())
-    })
-    .await;
-    assert_eq!(state.link, Link::Connected);
+    let is_new = |state: &State| {
+        state.link == Link::Connected
+            && state.host.as_ref().is_some_and(|host| host.instance != instance)
+            && state.snapshot.forward(db.id).is_some_and(|forward| forward.ready_via.is_some())
+    };
+    let state = timeout(LIMIT, follow.wait_for(is_new)).await.expect("the new host");
     let after = ready(&mut follow, db.id).await;
     assert_eq!(after.addresses, before.addresses, "the same ports");
     let ad_hoc = state.snapshot.forwards.iter().any(|forward| forward.id.0 >= AD_HOC_IDS);

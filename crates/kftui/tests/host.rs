@@ -254,3 +254,67 @@ async fn the_host_is_looked_at_and_ended_by_commands() {
     );
     assert_eq!(ground.command(&["host", "stop"]).code, 0, "none runs");
 }
+
+/// A host in a network of its own, in which an address appears.
+const NETWORK_SCRIPT: &str = r#"
+ip link set lo up || exit 77
+"$0" host run --embedded 2>"$1" &
+host=$!
+n=0
+until [ -S "$2/host.sock" ] || [ $n -ge 600 ]; do sleep 0.1; n=$((n+1)); done
+ip link add kftest0 type dummy || { kill $host; exit 77; }
+ip addr add 10.99.1.1/24 dev kftest0
+ip link set kftest0 up
+n=0
+until grep -q "the network has changed" "$1" || [ $n -ge 600 ]; do sleep 0.1; n=$((n+1)); done
+kill $host
+wait $host
+"#;
+
+#[test]
+fn a_change_of_the_network_is_noticed() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (log, config) = (directory.path().join("log"), directory.path().join("kftray"));
+    let mut command = Command::new("unshare");
+    command.args(["-n", "sh", "-c", NETWORK_SCRIPT, env!("CARGO_BIN_EXE_kftui")]).arg(&log).arg(&config);
+    command.env("KFTRAY_CONFIG", &config).env("KFTRAY_LOG", "kftray_host=info");
+    let status = command.status();
+    let Ok(status) = status else {
+        println!("SKIPPED: unshare is not installed");
+        return;
+    };
+    if !status.success() && !log.exists() || status.code() == Some(77) {
+        println!("SKIPPED: this user may not make a network of its own ({status})");
+        return;
+    }
+    let said = fs::read_to_string(&log).expect("a log");
+    assert!(said.contains("the network has changed"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn systemd_starts_it_with_the_first_client() {
+    let ground = Ground::new().await;
+    fs::create_dir(ground.path()).expect("made");
+    fs::set_permissions(ground.path(), fs::Permissions::from_mode(0o700)).expect("closed");
+    let socket = kftray_client::place(&ground.path()).socket;
+    let mut systemd = tokio::process::Command::new("systemd-socket-activate");
+    systemd.arg("-l").arg(&socket).arg("-E").arg(format!("KFTRAY_CONFIG={}", ground.path().display()));
+    systemd.arg(&ground.program).args(["host", "run", "--background", "--systemd"]).kill_on_drop(true);
+    let Ok(mut systemd) = systemd.stderr(std::process::Stdio::null()).spawn() else {
+        println!("SKIPPED: systemd-socket-activate is not installed");
+        return;
+    };
+    let client = async {
+        loop {
+            // Its socket appears a moment after it has started.
+            match Client::connect(&ground.path()).await {
+                Ok(client) => return client,
+                Err(_) => sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let client = timeout(LIMIT, client).await.expect("a host behind systemd's socket");
+    client.shutdown().await.expect("ends");
+    timeout(LIMIT, systemd.wait()).await.expect("in time").expect("ended");
+    assert!(socket.exists(), "the socket is systemd's");
+}

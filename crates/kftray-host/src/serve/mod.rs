@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kftray_commons::Code;
 use kftray_commons::api::Error;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -33,7 +33,7 @@ const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes read ahead of a connection. A head that does not fit is refused.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// How long a refusal may take to be written to a client that is not served.
+/// How long a client that is not served may take to read why.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves until it is told to end, then drops every connection. `connections` tells how many there are.
@@ -102,7 +102,8 @@ async fn one(stream: Stream, app: Router) {
     }
 }
 
-/// Says why a client is not served, without reading what it says.
+/// Says why a client is not served. What it says is read and thrown away: closing a socket with unread bytes would take
+/// the answer with it.
 async fn turn_away(mut stream: Stream, error: Error) {
     let status = http::StatusCode::from_u16(kftray_commons::api::status_of(error.code)).unwrap_or_default();
     let body = serde_json::to_string(&error).unwrap_or_default();
@@ -110,8 +111,15 @@ async fn turn_away(mut stream: Stream, error: Error) {
         "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
+    let told = async {
+        stream.write_all(text.as_bytes()).await?;
+        stream.shutdown().await?;
+        let mut ignored = [0; 4096];
+        while stream.read(&mut ignored).await? > 0 {}
+        std::io::Result::Ok(())
+    };
     // A client that does not read it has had its chance.
-    drop(timeout(REFUSAL_PATIENCE, stream.write_all(text.as_bytes())).await);
+    drop(timeout(REFUSAL_PATIENCE, told).await);
 }
 
 /// Counts a connection until it is dropped.
