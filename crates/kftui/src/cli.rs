@@ -19,13 +19,10 @@ const HELP_WIDTH: usize = 100;
 /// Forwards Kubernetes ports to this machine. They stay up: through pod restarts, rollouts, sleep and network changes.
 #[derive(Debug, Parser)]
 #[command(name = "kftui", version, max_term_width = HELP_WIDTH, after_help = EXAMPLES, after_long_help = LONG_END)]
-#[command(propagate_version = true, infer_long_args = false, args_conflicts_with_subcommands = true)]
+#[command(propagate_version = true, infer_long_args = false)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
-
-    #[command(flatten)]
-    pub(crate) reference: ReferenceArgs,
 
     /// Without a command: hold the forwards in this window instead of the background; they end with it
     #[arg(long)]
@@ -34,6 +31,10 @@ pub(crate) struct Cli {
     /// Log to stderr: -v what happens, -vv how, -vvv everything (or set KFTRAY_LOG, for example kftray_kube=debug)
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
+
+    // Last: its heading would go on over what comes after it.
+    #[command(flatten)]
+    pub(crate) reference: ReferenceArgs,
 }
 
 macro_rules! examples {
@@ -42,7 +43,7 @@ macro_rules! examples {
 Examples:
   kftui                                       the window: everything at a glance, by keys
   kftui demo                                  see it work: no cluster, no root, no network needed
-  kftui forward svc/web 8080:80               localhost:8080 to port 80 of the Service web, until Ctrl-C
+  kftui forward svc/web 8080:80               localhost:8080 to port 80 of web, until Ctrl-C
   kftui add svc/web 8080:80 --start           the same, kept and run in the background
   kftui list                                  what there is, and how it stands
   kftui up                                    the forwards of the project you are in (.kftray.yaml)
@@ -261,7 +262,7 @@ impl From<Way> for kftray_commons::Via {
 /// Where the far end is and where this machine listens.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct PlaceArgs {
-    /// Namespace; for `run`, of entries that name none [default: forward: the context's, run: `default`]
+    /// Namespace [default: the context's; for entries of a file that name none: `default`]
     #[arg(short, long, value_name = "NAME")]
     pub(crate) namespace: Option<String>,
 
@@ -432,6 +433,13 @@ mod tests {
         assert_eq!(forward.common.place.address, ["0.0.0.0", "::1"]);
         assert_eq!(forward.common.place.namespace.as_deref(), Some("ns"));
         assert_eq!(forward.common.ready_timeout, Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn verbosity_stands_anywhere() {
+        for words in [["kftui", "-v", "list"], ["kftui", "list", "-v"]] {
+            assert_eq!(Cli::try_parse_from(words).expect("parses").verbose, 1);
+        }
     }
 
     #[test]

@@ -25,34 +25,44 @@ pub(crate) enum Exit {
     Command(u8),
 }
 
+/// Nobody is served by a host that is like this.
+const HOST: &[Code] = &[
+    Code::HostUnreachable,
+    Code::HostEnding,
+    Code::VersionMismatch,
+    Code::PeerRefused,
+    Code::TooManyClients,
+    Code::DirectoryRefused,
+    Code::StoreFailed,
+    Code::StoreBusy,
+    Code::StoreTooNew,
+    Code::StoreDamaged,
+];
+
+/// What was asked for cannot be.
+const INPUT: &[Code] = &[
+    Code::SpecInvalid,
+    Code::RequestInvalid,
+    Code::RequestTooLarge,
+    Code::ImportUnreadable,
+    Code::NotFound,
+    Code::Conflict,
+    Code::Unsupported,
+];
+
 impl Exit {
     /// What a refusal of the host, or on the way to it, ends a command with.
     pub(crate) fn of(code: Code) -> Self {
-        match code {
-            Code::HostUnreachable
-            | Code::HostEnding
-            | Code::VersionMismatch
-            | Code::PeerRefused
-            | Code::TooManyClients
-            | Code::StoreFailed => Self::HostUnreachable,
-            Code::SpecInvalid
-            | Code::RequestInvalid
-            | Code::RequestTooLarge
-            | Code::NotFound
-            | Code::Conflict
-            | Code::Unsupported => Self::BadInput,
-            Code::Internal | Code::Unknown => Self::Failed,
-            other if is_of_the_store(other) => Self::HostUnreachable,
-            other if other.cure() == Cure::User => Self::NeedsUser,
-            _ => Self::Failed,
+        if HOST.contains(&code) {
+            Self::HostUnreachable
+        } else if INPUT.contains(&code) {
+            Self::BadInput
+        } else if code.cure() == Cure::User {
+            Self::NeedsUser
+        } else {
+            Self::Failed
         }
     }
-}
-
-/// A host without its store serves nobody.
-fn is_of_the_store(code: Code) -> bool {
-    let text = code.as_str();
-    text.starts_with("store_") || text.starts_with("directory_")
 }
 
 impl From<Exit> for ExitCode {

@@ -9,6 +9,7 @@ use kftray_commons::store::Directory;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use crate::platform::private;
 use crate::reference::ReferenceArgs;
 use crate::render::colours_on;
 
@@ -62,8 +63,6 @@ fn open() -> Result<File> {
     directory.prepare()?;
     let path = directory.path().join(FILE);
     let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let options = private(options.create(true).append(true));
     options.open(&path).with_context(|| format!("the log {} cannot be opened", path.display()))
 }

@@ -11,6 +11,7 @@ mod exit;
 mod forward;
 mod host;
 mod logging;
+mod platform;
 mod project;
 mod rbac;
 mod reference;
@@ -81,6 +82,9 @@ fn dispatch(cli: Cli) -> Result<Exit> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
+    if cli.command.is_some() && cli.reference != ReferenceArgs::default() {
+        usage("", "the flags before the command go without one; every command has flags of its own");
+    }
     let Some(command) = cli.command else { return without_command(cli.reference, cli.embedded) };
     match command {
         Command::Forward(args) => match forward::specs(&args) {
@@ -89,7 +93,10 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         },
         Command::Run(args) => match run::kind(&args.files) {
             Ok(run::Kind::Files) => on_runtime(run::run(args)),
-            Ok(run::Kind::Names) => on_runtime(commands::hold::run(args)),
+            Ok(run::Kind::Names) => match commands::hold::check(&args) {
+                Ok(()) => on_runtime(commands::hold::run(args)),
+                Err(message) => usage("run", &message),
+            },
             Err(message) => usage("run", &message),
         },
         Command::Add(args) => match commands::add::specs(&args) {

@@ -73,7 +73,7 @@ fn completions_and_manual() {
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         let run = kftui(&["completion", shell]).run();
         assert_eq!(run.code, 0);
-        assert!(run.stdout.contains("kftui") && run.stdout.contains("ready-timeout"), "{shell}");
+        assert!(run.stdout.contains("kftui") && run.stdout.contains("_KFTUI_COMPLETE"), "{shell}: {run:?}");
     }
     let page = kftui(&["man"]).run();
     assert!(page.stdout.contains(".TH kftui 1") && page.stdout.contains("Exit codes"), "{}", page.stdout);

@@ -47,11 +47,6 @@ fn names(answer: &Value) -> Vec<&str> {
     answer.as_array().expect("a list").iter().filter_map(|one| one["name"].as_str()).collect()
 }
 
-/// Runs something that blocks, beside the cluster on this runtime.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("no panic")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_life_of_a_forward() {
     let (_cluster, home) = home().await;
@@ -223,6 +218,9 @@ async fn groups() {
 /// An editor that replaces its file by the next of several texts.
 fn editor(home: &Home, texts: &[&str]) -> String {
     use std::os::unix::fs::PermissionsExt as _;
+    for number in 0..9 {
+        std::fs::remove_file(home.path(&format!("edit-{number}"))).ok();
+    }
     for (number, text) in texts.iter().enumerate() {
         std::fs::write(home.path(&format!("edit-{number}")), text).expect("written");
     }

@@ -32,9 +32,13 @@ fn check_tests(cell: &str) {
     for span in spans(cell) {
         if span.ends_with(".rs") {
             path = span;
-            file = std::fs::read_to_string(root().join(span)).unwrap_or_else(|error| panic!("{span}: {error}"));
+            file =
+                std::fs::read_to_string(root().join(span)).unwrap_or_else(|error| panic!("{span}: {error}"));
         } else {
-            assert!(file.contains(&format!("fn {span}(")) || file.contains(&format!("\"{span}\"")), "no `{span}` in {path}");
+            assert!(
+                file.contains(&format!("fn {span}(")) || file.contains(&format!("\"{span}\"")),
+                "no `{span}` in {path}"
+            );
         }
     }
 }

@@ -51,13 +51,19 @@ async fn every_source_runs_a_command() {
     std::fs::write(home.path("configs.json"), ENTRIES).expect("written");
     let filtered = ["--filter", "namespace=default"];
     let end = ["-a", "--", "sh", "-c", ASK];
-    for source in [&["-c", "configs.json"][..], &["--configs-path", "configs.json"], &["-j", ENTRIES], &["--json", ENTRIES]] {
+    for source in [
+        &["-c", "configs.json"][..],
+        &["--configs-path", "configs.json"],
+        &["-j", ENTRIES],
+        &["--json", ENTRIES],
+    ] {
         let run = home.run(7, &[source, &filtered, &end].concat());
         assert!(address(&run.stdout), "{source:?}: {run:?}");
         assert!(run.stderr.contains("ready"), "status lines go to stderr: {run:?}");
     }
     let mut command = home.kftui(&[&["--stdin"][..], &filtered, &end].concat()).command;
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
     child.stdin.take().expect("piped").write_all(ENTRIES.as_bytes()).expect("written");
     let output = child.wait_with_output().expect("ends");
     assert_eq!(output.status.code(), Some(7));
@@ -70,7 +76,9 @@ async fn every_source_runs_a_command() {
 async fn codes_of_the_command() {
     let (_cluster, home) = home().await;
     let entries = r#"{"alias": "w", "service": "web", "remote_port": 8080}"#;
-    let code = |command: &[&str]| home.kftui(&[&["--json", entries, "--auto-start", "--"], command].concat()).run().code;
+    let code = |command: &[&str]| {
+        home.kftui(&[&["--json", entries, "--auto-start", "--"], command].concat()).run().code
+    };
     let codes = [code(&["true"]), code(&["/nonexistent/x"]), code(&["/"]), code(&["sh", "-c", "kill -9 $$"])];
     assert_eq!(codes, [0, 127, 126, 137]);
 }
@@ -88,6 +96,7 @@ fn what_comes_later_or_does_not_fit_is_told() {
         &["--alias-as-domain"],
         &["--filter", "colour=blue", "-c", "a.json"],
         &["--log-level", "loud"],
+        &["--save", "list"],
     ];
     let all: Vec<String> = cases
         .iter()
@@ -125,7 +134,16 @@ async fn saved_and_started() {
     // Out of the store, without a source.
     let run = home.run(7, &["-a", "--filter", "tag:team=blue", "--", "sh", "-c", ASK]);
     assert!(address(&run.stdout), "{run:?}");
-    let flushed = home.run(0, &["-j", r#"{"alias": "only", "service": "x", "remote_port": 1}"#, "-s", "--flush", "--non-interactive"]);
+    let flushed = home.run(
+        0,
+        &[
+            "-j",
+            r#"{"alias": "only", "service": "x", "remote_port": 1}"#,
+            "-s",
+            "--flush",
+            "--non-interactive",
+        ],
+    );
     assert!(flushed.stderr.contains("1 added"), "{flushed:?}");
     assert_eq!(home.run(0, &["list", "--output", "name"]).stdout, "only\n");
 }
@@ -144,13 +162,18 @@ impl Lines {
         let out: ChildStdout = child.stdout.take().expect("piped");
         let (told, lines) = mpsc::channel();
         // Ends with the program's output.
-        std::thread::spawn(move || BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| told.send(line))
+        });
         Self { child, lines, seen: Vec::new() }
     }
 
     fn until(&mut self, wanted: &[&str]) -> String {
         loop {
-            let line = self.lines.recv_timeout(LIMIT).unwrap_or_else(|_| panic!("no {wanted:?} in {:#?}", self.seen));
+            let line = self
+                .lines
+                .recv_timeout(LIMIT)
+                .unwrap_or_else(|_| panic!("no {wanted:?} in {:#?}", self.seen));
             self.seen.push(line.clone());
             if wanted.iter().all(|part| line.contains(part)) {
                 return line;
@@ -195,7 +218,12 @@ async fn annotated_services_are_discovered() {
     let (cluster, home) = home().await;
     annotate(&cluster, "my-web-0-80");
     let end = ["-a", "--", "sh", "-c", ASK];
-    for more in [&[][..], &["--context", "admin"], &["--namespace", "default"], &["--alias-as-domain", "--auto-loopback"]] {
+    for more in [
+        &[][..],
+        &["--context", "admin"],
+        &["--namespace", "default"],
+        &["--alias-as-domain", "--auto-loopback"],
+    ] {
         let run = home.run(7, &[&["--auto-discover"], more, &end].concat());
         assert!(address(&run.stdout), "{more:?}: {run:?}");
     }
@@ -207,7 +235,10 @@ async fn annotated_services_are_discovered() {
     assert!(saved.stderr.contains("1 added"), "{saved:?}");
     let stored = home.json(&["list"]);
     let entry = &stored[0]["config"]["spec"];
-    assert_eq!((&entry["alias"], &entry["domain_enabled"], &entry["service"]), (&json!("my-web"), &json!(true), &json!("web")));
+    assert_eq!(
+        (&entry["alias"], &entry["domain_enabled"], &entry["service"]),
+        (&json!("my-web"), &json!(true), &json!("web"))
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -42,6 +42,9 @@ const KNOWN: &[&str] = &[
     "tags",
 ];
 
+/// Fields of an entry that say how long it runs, which is the host's business: kept with the entry, and no surprise.
+const BESIDE: &[&str] = &["idle_minutes", "ttl_minutes"];
+
 /// Names that other tools use for the same thing.
 const OTHER_NAMES: &[(&str, &str)] = &[
     ("host", "local_address"),
@@ -106,7 +109,9 @@ impl<'a> Fields<'a> {
 
     fn strange_names(&mut self) {
         for (number, member) in self.members.iter().enumerate() {
-            let message = if !KNOWN.contains(&member.key.as_str()) {
+            let message = if BESIDE.contains(&member.key.as_str()) {
+                continue;
+            } else if !KNOWN.contains(&member.key.as_str()) {
                 let meant = meant(&member.key).map(|name| format!("; did you mean `{name}`?"));
                 format!("unknown field `{}` is ignored{}", shorten(&member.key), meant.unwrap_or_default())
             } else if self.members.iter().skip(number + 1).any(|later| later.key == member.key) {

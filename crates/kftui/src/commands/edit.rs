@@ -14,6 +14,7 @@ use super::select;
 use crate::complete;
 use crate::connect;
 use crate::exit::Exit;
+use crate::platform::EDITOR;
 use crate::project::{self, Format};
 use crate::shown::{self, Forward};
 
@@ -172,16 +173,13 @@ fn faults(import: &Import) -> Vec<String> {
     problems.map(|problem| format!("{}. {}", problem.message, problem.remedy)).collect()
 }
 
-/// The usual editor where none is named.
-const USUAL: &str = if cfg!(windows) { "notepad" } else { "vi" };
-
 fn open(path: &Path) -> Result<()> {
     let named = ["VISUAL", "EDITOR"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|it| !it.trim().is_empty()));
-    let command = named.unwrap_or_else(|| USUAL.to_owned());
+    let command = named.unwrap_or_else(|| EDITOR.to_owned());
     let mut words = command.split_whitespace();
-    let program = words.next().unwrap_or(USUAL);
+    let program = words.next().unwrap_or(EDITOR);
     let status = Command::new(program).args(words).arg(path).status();
     let status = status.with_context(|| format!("the editor `{command}` cannot be run; set EDITOR"))?;
     anyhow::ensure!(status.success(), "the editor `{command}` ended with {status}; nothing was changed");

@@ -27,7 +27,7 @@ pub(crate) struct EnvArgs {
     #[command(flatten)]
     pub(crate) select: SelectArgs,
 
-    /// How it is written
+    /// NAME=value lines, export lines for POSIX shells, an object per forward, or an override file for Docker Compose
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) format: EnvFormat,
 
@@ -39,14 +39,10 @@ pub(crate) struct EnvArgs {
 /// Forms of an environment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum EnvFormat {
-    /// NAME=value lines
     #[default]
     Dotenv,
-    /// export lines for POSIX shells
     Shell,
-    /// One object per forward
     Json,
-    /// An override file for Docker Compose
     Compose,
 }
 

@@ -13,13 +13,29 @@ use super::select::{self, SelectArgs};
 use super::settle::settle;
 use super::{act, env};
 use crate::child;
-use crate::cli::{Output, RunArgs};
+use crate::cli::{Output, RunArgs, Transport};
 use crate::connect;
 use crate::exit::Exit;
 use crate::render::{self, Screen};
 use crate::session;
 use crate::shown::{self, Forward};
 use crate::signals::Signals;
+
+/// What of the flags means nothing for stored forwards. The error is for the person who wrote them.
+pub(crate) fn check(args: &RunArgs) -> Result<(), String> {
+    let place = &args.common.place;
+    let said = [
+        ("--namespace", place.namespace.is_some()),
+        ("--context", place.context.is_some()),
+        ("--kubeconfig", place.kubeconfig.is_some()),
+        ("--address", !place.address.is_empty()),
+        ("--transport", args.common.transport != Transport::Auto),
+    ];
+    match said.into_iter().find(|(_, said)| *said) {
+        Some((flag, _)) => Err(format!("{flag} is for files; a stored forward has its own (`kftui edit`)")),
+        None => Ok(()),
+    }
+}
 
 /// Starts stored forwards under a lease, so that those that did not run before end with this program, whatever ends it.
 pub(crate) async fn run(args: RunArgs) -> Result<Exit> {
@@ -64,9 +80,9 @@ async fn work(
         settled = settle(client, wanted, args.common.ready_timeout, args.common.keep_trying) => settled?,
         _ = session::ending(&mut signals) => return Ok(Exit::Clean),
     };
-    match settled.tell() {
-        Exit::Clean => {}
-        exit => return Ok(exit),
+    let told = settled.tell();
+    if told != Exit::Clean {
+        return Ok(told);
     }
     let forwards = Forward::all(&settled.snapshot);
     let chosen: Vec<Forward> = forwards.into_iter().filter(|one| wanted.contains_key(&one.id)).collect();

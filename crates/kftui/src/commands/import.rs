@@ -246,7 +246,7 @@ pub(crate) struct ExportArgs {
     #[arg(short, long, value_name = "PATH")]
     pub(crate) file: Option<PathBuf>,
 
-    /// Who shall read it
+    /// Who shall read it: kftray refuses a whole list for one entry that it does not know
     #[arg(long = "for", value_enum, default_value_t, value_name = "PROGRAM")]
     pub(crate) reader: Reader,
 
@@ -258,20 +258,16 @@ pub(crate) struct ExportArgs {
 /// Forms of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum ExportFormat {
-    /// A JSON list
     #[default]
     Json,
-    /// The same as YAML
     Yaml,
 }
 
 /// Readers of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Reader {
-    /// This program: everything
     #[default]
     Kftui,
-    /// kftray, which refuses a whole list for one entry that it does not know
     Kftray,
 }
 

@@ -24,7 +24,7 @@ pub(crate) struct SelectArgs {
     #[arg(short, long, value_name = "TAG", add = ArgValueCompleter::new(complete::tags))]
     pub(crate) tag: Vec<String>,
 
-    /// All
+    /// All forwards
     #[arg(short, long)]
     pub(crate) all: bool,
 }

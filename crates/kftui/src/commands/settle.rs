@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kftray_client::{Client, Link};
-use kftray_commons::api::{ForwardState, Snapshot};
+use kftray_commons::api::{Error, ForwardState, Snapshot};
 use kftray_commons::{ForwardId, Problem, Status};
+use tokio::time::Instant;
 
 use crate::exit::Exit;
 use crate::render::Progress;
 use crate::shown;
+
+/// How long the host may be away: a handover takes a moment, a crash until the next client starts another.
+const AWAY: Duration = Duration::from_secs(10);
 
 /// How the forwards stand at the end of the wait.
 #[derive(Debug, Default)]
@@ -70,27 +74,48 @@ pub(crate) async fn settle(
         Stand::NeedsUser(_) => !patient,
         Stand::Waits(_) => false,
     };
-    let waiting = follow.wait_for(|state| {
-        if state.link != Link::Connected {
-            return false;
+    let deadline = limit.map(|limit| Instant::now() + limit);
+    let mut away: Option<(Instant, Error)> = None;
+    let mut state = follow.state();
+    loop {
+        match &state.link {
+            Link::Connected => {
+                away = None;
+                let mut open = wanted.iter().filter(|(id, _)| !is_settled(&state.snapshot, **id)).peekable();
+                let Some((id, name)) = open.peek() else { break };
+                let what = match stand(state.snapshot.forward(**id).map(AsRef::as_ref)) {
+                    Stand::Waits(what) => what,
+                    Stand::NeedsUser(problem) => problem.message,
+                    Stand::Ready | Stand::Ended => String::new(),
+                };
+                let name = (*name).clone();
+                let ready = wanted.len() - open.count();
+                let count = if wanted.len() > 1 {
+                    format!("{ready} of {} ready; ", wanted.len())
+                } else {
+                    String::new()
+                };
+                progress.set(Some(format!("{count}{name}: {what}")));
+            }
+            Link::Connecting => {}
+            Link::Disconnected { problem } => {
+                away.get_or_insert_with(|| (Instant::now() + AWAY, problem.clone()));
+            }
         }
-        let mut open = wanted.iter().filter(|(id, _)| !is_settled(&state.snapshot, **id)).peekable();
-        let Some((id, name)) = open.peek() else { return true };
-        let what = match stand(state.snapshot.forward(**id).map(AsRef::as_ref)) {
-            Stand::Waits(what) => what,
-            Stand::NeedsUser(problem) => problem.message,
-            Stand::Ready | Stand::Ended => String::new(),
+        let until = [deadline, away.as_ref().map(|(until, _)| *until)].into_iter().flatten().min();
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
         };
-        let name = (*name).clone();
-        let ready = wanted.len() - open.count();
-        let count =
-            if wanted.len() > 1 { format!("{ready} of {} ready; ", wanted.len()) } else { String::new() };
-        progress.set(Some(format!("{count}{name}: {what}")));
-        false
-    });
-    match limit {
-        Some(limit) => drop(tokio::time::timeout(limit, waiting).await),
-        None => drop(waiting.await),
+        tokio::select! {
+            next = follow.changed() => state = next,
+            () = over => match away {
+                Some((until, problem)) if Instant::now() >= until => return Err(problem.into()),
+                Some(_) | None => break,
+            },
+        }
     }
     progress.set(None);
     let snapshot = Snapshot::clone(&follow.state().snapshot);

@@ -20,6 +20,8 @@ pub(crate) use consent::{fingerprint, widenings};
 pub(crate) use schema::schema;
 use tree::{Fault, Node, Value};
 
+use crate::platform;
+
 /// The names that are looked for, in this order.
 pub(crate) const FILE_NAMES: [&str; 4] = [".kftray.yaml", ".kftray.yml", ".kftray.json", ".kftray.toml"];
 
@@ -129,14 +131,21 @@ fn shaped(nodes: Vec<Node>, defaults: &Defaults) -> Import {
                     match member.node.value {
                         _ if member.key == "forwards" => forwards.push(member.node),
                         Value::Text(text) => header.take(&member.key, member.place, &text),
-                        _ => header.strange(&member.key, member.place),
+                        Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Map(_) => {
+                            header.strange(&member.key, member.place);
+                        }
                     }
                 }
                 let mut import = tree::entries(&forwards, &header.defaults);
                 import.warnings.splice(0..0, header.warnings);
                 import
             }
-            value => tree::entries(&[Node { place: node.place, value }], defaults),
+            value @ (Value::Null
+            | Value::Bool(_)
+            | Value::Number(_)
+            | Value::Text(_)
+            | Value::List(_)
+            | Value::Map(_)) => tree::entries(&[Node { place: node.place, value }], defaults),
         };
         // Numbers go through the whole file, as they do for JSON.
         let before = all.entries.len();
@@ -207,27 +216,11 @@ fn broken(fault: &Fault) -> Import {
 ///
 /// # Errors
 /// [`Code::SpecInvalid`] for a file of another user (root aside).
-#[cfg(unix)]
 pub(crate) fn check_owner(path: &Path) -> Result<(), Problem> {
-    use std::os::unix::fs::MetadataExt as _;
-
-    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
-    let owner = metadata.uid();
-    if owner == 0 || owner == nix::unistd::geteuid().as_raw() {
-        return Ok(());
-    }
-    Err(Problem::new(
-        Code::SpecInvalid,
-        format!("{} belongs to another user (uid {owner}); it is not used", path.display()),
-    )
-    .with_remedy("Copy it, or name it on the command line if you trust it: kftui up --file PATH."))
-}
-
-/// Ownership is not compared on this system.
-#[cfg(not(unix))]
-#[expect(clippy::unnecessary_wraps, reason = "the same function as on Unix, where it can fail")]
-pub(crate) fn check_owner(_path: &Path) -> Result<(), Problem> {
-    Ok(())
+    let Some(owner) = platform::foreign_owner(path) else { return Ok(()) };
+    let message = format!("{} belongs to another user (uid {owner}); it is not used", path.display());
+    Err(Problem::new(Code::SpecInvalid, message)
+        .with_remedy("Copy it, or name it on the command line if you trust it: kftui up --file PATH."))
 }
 
 #[cfg(test)]

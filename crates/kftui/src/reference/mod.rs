@@ -8,6 +8,7 @@ mod source;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -15,18 +16,23 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use futures::StreamExt as _;
 use kftray_client::Client;
-use kftray_commons::api::{ImportFormat, ImportRequest, Selection};
+use kftray_commons::api::{Action, ActionRequest, ImportFormat, ImportRequest, Selection};
+use kftray_commons::store::{Directory, Draft, Store};
 use kftray_commons::{ForwardId, ForwardSpec, border};
 use serde_json::Map;
 
 use crate::cli::{Output, Transport};
-use crate::commands::{env, hold, settle};
+use crate::commands::{act, env, hold, settle};
 use crate::exit::Exit;
 use crate::session::{self, Names, Rules};
-use crate::shown::{self, Cell, Condition, Forward, Grouping, Table};
+use crate::shown::{self, Cell, Condition, Field, Forward, Grouping, Table};
 use crate::signals::Signals;
+<<<<<<< merge
 use crate::stack::Stack;
 use crate::{child, connect, documents, render};
+=======
+use crate::{child, connect, documents, render, stack, tui};
+>>>>>>> local
 
 use source::Source;
 
@@ -37,7 +43,7 @@ const HEADING: &str = "Flags without a command, as in kftray's kftui";
 const HOLD: std::time::Duration = kftray_portforward::DEFAULT_HOLD;
 
 /// Flags that may stand without a command.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 #[command(next_help_heading = HEADING)]
 pub(crate) struct ReferenceArgs {
     /// Run the forwards of a file (JSON, YAML, TOML)
@@ -141,6 +147,15 @@ impl ReferenceArgs {
             && self.command.is_empty()
     }
 
+    /// Whether somebody looks who can be shown the window. A watch tells its news in lines.
+    pub(crate) fn interactive(&self) -> bool {
+        !self.non_interactive
+            && self.command.is_empty()
+            && !self.watch
+            && io::stdin().is_terminal()
+            && io::stdout().is_terminal()
+    }
+
     /// The flags that name a source.
     fn source_names(&self) -> Vec<&'static str> {
         let all = [
@@ -203,6 +218,9 @@ async fn in_memory(source: Source, args: &ReferenceArgs) -> Result<Exit> {
         shown::aside("there is no forward left to run");
         return Ok(Exit::BadInput);
     }
+    if args.interactive() {
+        return in_window(&source.specs, args.auto_start).await;
+    }
     if !args.auto_start {
         return overview(source.specs, args);
     }
@@ -236,13 +254,28 @@ async fn in_memory(source: Source, args: &ReferenceArgs) -> Result<Exit> {
     exit
 }
 
+/// A source in a window over a host of this process, in a directory that goes with it.
+async fn in_window(specs: &[ForwardSpec], start: bool) -> Result<Exit> {
+    let folder = tempfile::Builder::new().prefix("kftui-").tempdir()?;
+    let directory = Directory::at(folder.path().join("memory"));
+    let mut store = Store::open(&directory)?;
+    let ids = store.add(&specs.iter().cloned().map(Draft::new).collect::<Vec<_>>())?;
+    if start {
+        // The host starts what is desired.
+        store.set_desired(&ids, true)?;
+    }
+    drop(store);
+    tui::run(directory, true).await
+}
+
 /// What a source holds; nothing is started without `--auto-start`.
 fn overview(specs: Vec<ForwardSpec>, args: &ReferenceArgs) -> Result<Exit> {
     let mut table = Table::new(&["NAME", "TARGET", "NAMESPACE", "CONTEXT", "LOCAL"]);
     let grouping = args.group_by.clone().unwrap_or(Grouping(None));
     for (name, members) in grouping.apply(specs) {
         if let Some(name) = name {
-            table.group(name);
+            let field = grouping.0.as_ref().map(Field::to_string).unwrap_or_default();
+            table.group(format!("{field}: {name}"));
         }
         for spec in members {
             let context = match &spec.cluster.context {
@@ -275,6 +308,9 @@ async fn saved(source: Source, args: &ReferenceArgs) -> Result<Exit> {
         return Ok(Exit::BadInput);
     }
     let ids = save(&client, &source.specs, args.flush).await?;
+    if args.interactive() {
+        return over_host(&client, if args.auto_start { ids } else { Vec::new() }).await;
+    }
     if !args.auto_start {
         return Ok(Exit::Clean);
     }
@@ -311,7 +347,17 @@ async fn stored(args: &ReferenceArgs) -> Result<Exit> {
         return Ok(Exit::BadInput);
     }
     let ids = all.iter().map(|one| one.id).collect();
+    if args.interactive() {
+        return over_host(&client, ids).await;
+    }
     hold_stored(&client, ids, args, None).await
+}
+
+/// Starts some, which then stay as everything in the host does, and opens the window.
+async fn over_host(client: &Client, start: Vec<ForwardId>) -> Result<Exit> {
+    let request = ActionRequest { selection: Selection::ids(start), ..ActionRequest::default() };
+    act::act(client, Action::Start, &request).await?;
+    tui::run(Directory::at(client.place().directory.clone()), false).await
 }
 
 /// Starts stored forwards, and ends them with the command, or at Ctrl-C.
@@ -341,9 +387,9 @@ async fn hold_stored(
         settled = settle::settle(client, &names, None, false) => settled?,
         _ = session::ending(&mut signals) => return Ok(Exit::Clean),
     };
-    match settled.tell() {
-        Exit::Clean => {}
-        exit => return Ok(exit),
+    let told = settled.tell();
+    if told != Exit::Clean {
+        return Ok(told);
     }
     let chosen: Vec<Forward> =
         Forward::all(&settled.snapshot).into_iter().filter(|one| names.contains_key(&one.id)).collect();
@@ -433,7 +479,6 @@ mod tests {
             (&["--watch"], "--auto-discover"),
             (&["--filter", "colour=blue"], "is no field"),
             (&["--log-level", "loud"], "possible values"),
-            (&["-c", "a", "list"], "cannot be used with"),
         ] {
             let refused = parse(words).expect_err("refused");
             assert!(refused.contains(told), "{words:?}: {refused}");

@@ -58,8 +58,11 @@ pub(super) async fn open(args: &ReferenceArgs) -> Result<Option<Source>, Exit> {
     let specs = import.entries.into_iter().filter_map(|entry| entry.result.ok());
     let specs = specs.filter(|spec| args.filter.iter().all(|condition| condition.holds(spec)));
     // The store takes what this build does not serve yet; this process cannot run it.
-    let specs =
-        if args.save { specs.collect() } else { specs.filter_map(|spec| ports.take(&name, spec)).collect() };
+    let specs = if args.save || args.interactive() {
+        specs.collect()
+    } else {
+        specs.filter_map(|spec| ports.take(&name, spec)).collect()
+    };
     Ok(Some(Source { specs, more: None, ports }))
 }
 
@@ -92,7 +95,7 @@ async fn discovered(args: &ReferenceArgs) -> Result<Source, Problem> {
     }
     let mut ports = Ports::default();
     let specs = specs(found, args);
-    let specs = if args.save {
+    let specs = if args.save || args.interactive() {
         specs
     } else {
         specs.into_iter().filter_map(|spec| ports.take("--auto-discover", spec)).collect()

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use kftray_commons::api::{Config, ForwardState, Snapshot};
 use kftray_commons::tags::Tags;
-use kftray_commons::{ForwardId, Problem, Status};
+use kftray_commons::{ForwardId, Problem};
 use serde::Serialize;
 
 use super::table::{Cell, Tone};
@@ -56,7 +56,7 @@ impl Forward {
             // An ad-hoc one that has ended is history.
             snapshot.config(forward.id).is_none() && forward.is_active()
         });
-        stored.chain(others.map(|forward| Self::of(None, Some(forward)))).filter_map(|one| one).collect()
+        stored.chain(others.map(|forward| Self::of(None, Some(forward)))).flatten().collect()
     }
 
     fn of(
@@ -132,18 +132,5 @@ impl Forward {
         // The group has a column of its own; what other programs mark is theirs.
         let shown = self.tags.iter().filter(|(key, _)| *key != Tags::GROUP && !key.starts_with(OURS));
         shown.map(one).collect::<Vec<_>>().join(",")
-    }
-
-    /// Whether it waits for a person, and for what.
-    pub(crate) fn needs_user(&self) -> Option<&Problem> {
-        match &self.forward.as_ref().filter(|forward| forward.is_active())?.status {
-            Status::NeedsUser { cause } => Some(cause),
-            Status::Stopped
-            | Status::Binding
-            | Status::Resolving { .. }
-            | Status::Ready
-            | Status::Recovering { .. }
-            | Status::Stopping => None,
-        }
     }
 }

@@ -20,21 +20,17 @@ pub(crate) use view::{Condition, Field, Grouping};
 /// The forms of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub(crate) enum Format {
-    /// Columns for people
     #[default]
     Table,
-    /// JSON
     Json,
-    /// YAML
     Yaml,
-    /// One name per line
     Name,
 }
 
 /// `--output` of every command that answers with forwards.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub(crate) struct OutputArgs {
-    /// Form of the answer
+    /// Form of the answer: columns for people, a document, or names alone
     #[arg(short, long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(crate) output: Format,
 }

@@ -155,7 +155,7 @@ mod tests {
         table.row(vec!["longer\u{1b}[31m é".into(), "".into(), "".into(), "".into()]);
         assert_eq!(
             table.render(Paint::new(false)),
-            "NAME            STATE  WHERE\n\nfirst\na               ready  x\n\nsecond\nlonger\u{fffd}[31m é\n"
+            "NAME           STATE  WHERE\n\nfirst\na              ready  x\n\nsecond\nlonger\u{fffd}[31m é\n"
         );
         assert!(table.render(Paint::new(true)).contains("\u{1b}[1m\u{1b}[32mready"));
     }
