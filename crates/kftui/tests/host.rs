@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::kftui;
 use kftray_client::{Client, Link, StartOptions};
-use kftray_commons::api::{Action, ActionRequest, ConfigPut, Selection};
+use kftray_commons::api::{Action, ActionRequest, ConfigPut, EndedBy, Selection};
 use kftray_commons::{Code, ForwardId, Status};
 use kftray_testkit::{FakeCluster, handlers};
 use serde_json::json;
@@ -262,8 +262,9 @@ ip link set lo up || exit 77
 host=$!
 n=0
 until [ -S "$2/host.sock" ] || [ $n -ge 600 ]; do sleep 0.1; n=$((n+1)); done
-ip link add kftest0 type dummy || { kill $host; exit 77; }
+ip link add kftest0 type veth peer name kftest1 || { kill $host; exit 77; }
 ip addr add 10.99.1.1/24 dev kftest0
+ip link set kftest1 up
 ip link set kftest0 up
 n=0
 until grep -q "the network has changed" "$1" || [ $n -ge 600 ]; do sleep 0.1; n=$((n+1)); done
@@ -317,4 +318,64 @@ async fn systemd_starts_it_with_the_first_client() {
     client.shutdown().await.expect("ends");
     timeout(LIMIT, systemd.wait()).await.expect("in time").expect("ended");
     assert!(socket.exists(), "the socket is systemd's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_of_an_older_version_is_replaced() {
+    let ground = Ground::new().await;
+    fs::create_dir(ground.path()).expect("made");
+    fs::set_permissions(ground.path(), fs::Permissions::from_mode(0o700)).expect("closed");
+    let socket = kftray_client::place(&ground.path()).socket;
+    let old = tokio::net::UnixListener::bind(&socket).expect("bound");
+    let hello = r#"{"protocol":{"min":1,"max":1},"version":"0.0.1","instance":"old","pid":1,"started_at":0,
+        "mode":"background","config_dir":""}"#;
+    // It understands `hello` and `shutdown`, and nothing of a hand-over.
+    let mut serving = JoinSet::new();
+    serving.spawn(async move {
+        while let Ok((mut stream, _)) = old.accept().await {
+            let mut head = [0; 1024];
+            drop(stream.read(&mut head).await);
+            let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{hello}", hello.len());
+            drop(stream.write_all(answer.as_bytes()).await);
+        }
+    });
+    let patient = StartOptions { program: ground.program.clone(), deadline: LIMIT, upgrade: false };
+    let kept = Client::connect_or_start(&ground.path(), patient).await.expect("it is understood");
+    assert_eq!(kept.host().instance, "old");
+    let client = ground.client().await;
+    assert_ne!(client.host().instance, "old");
+    assert_eq!(client.host().version, env!("CARGO_PKG_VERSION"));
+    client.shutdown().await.expect("ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_face_takes_only_what_it_held() {
+    let ground = Ground::new().await;
+    let client = ground.client().await;
+    let stays = forward(&client, free_port()).await;
+    let spec = json!({"alias": "held", "service": "db", "remote_port": 5432});
+    let spec = spec.as_object().expect("an object").clone();
+    let held = client.add_config(&ConfigPut { spec, ..ConfigPut::default() }).await.expect("added").id;
+    // `cat` ends when this test drops the other end of its input.
+    let mut face = tokio::process::Command::new(&ground.program);
+    face.args(["run", "held", "--", "cat"]).env("KFTRAY_CONFIG", ground.path());
+    let mut face = face.stdin(std::process::Stdio::piped()).spawn().expect("starts");
+    let mut follow = client.follow();
+    let ready = follow.wait_for(|state| {
+        state.snapshot.forward(held).is_some_and(|forward| forward.status == Status::Ready)
+    });
+    timeout(LIMIT, ready).await.expect("ready");
+    let killed = Instant::now();
+    face.start_kill().expect("killed");
+    let ended =
+        follow.wait_for(|state| state.snapshot.forward(held).is_some_and(|forward| !forward.is_active()));
+    let state = timeout(LIMIT, ended).await.expect("its lease ends");
+    println!("kill -9 of a face: what it held ended after {:?}", killed.elapsed());
+    assert_eq!(
+        state.snapshot.forward(held).and_then(|f| f.ended.as_ref()).map(|e| e.by),
+        Some(EndedBy::Lease)
+    );
+    assert!(state.snapshot.forward(stays).is_some_and(|forward| forward.status == Status::Ready));
+    face.wait().await.expect("ended");
+    client.shutdown().await.expect("ends");
 }
