@@ -579,6 +579,34 @@ mod back {
     }
 
     #[test]
+    fn fields_of_the_relay_survive() {
+        for text in [
+            r#"{"service":"web","remote_port":80,"via":"relay"}"#,
+            r#"{"service":"web","remote_port":80,"via":"auto"}"#,
+            r#"{"workload_type":"expose","alias":"app","local_address":"https://[::1]:8443"}"#,
+            r#"{"workload_type":"expose","alias":"app","local_port":3000,"local_address":"https://localhost",
+                "exposure_basic_auth":"user:password","exposure_bearer_token":"t","exposure_allow":["10.0.0.0/8","::1"],
+                "exposure_expires_after":"8h30m"}"#,
+        ] {
+            let spec = accept(text);
+            let written = object(&spec, &Map::new());
+            assert_eq!(
+                read_object(&written, spec.id, &Defaults::open()).result,
+                Ok(spec),
+                "{text}: {written:?}"
+            );
+        }
+        let told = |text: &str| compatible(&accept(text), &Map::new());
+        let limited =
+            r#"{"workload_type":"expose","alias":"app","local_port":3000,"exposure_allow":["::1"]}"#;
+        let reason = told(limited).expect_err("left out");
+        assert_eq!(reason, "its limits on who may call, and for how long, are kept by this program only");
+        let tls = r#"{"workload_type":"expose","alias":"app","local_port":3000,"local_address":"https://localhost"}"#;
+        let tls = told(tls).expect("possible");
+        assert_eq!((&tls.object["local_address"], tls.warnings.len()), (&json!("localhost"), 1));
+    }
+
+    #[test]
     fn what_the_reference_cannot_read_is_told() {
         let told = |text: &str| compatible(&accept(text), &Map::new());
         let owner = told(r#"{"workload_type":"job","target":"x","remote_port":80}"#).expect_err("left out");

@@ -207,6 +207,23 @@ fn a_crowd_is_recognised_and_not_guessed_at() {
     assert_eq!(it.store.configs().expect("read").len(), 2_000);
 }
 
+/// The reference knows neither the relay nor credentials: its list must not take them away.
+#[test]
+fn silence_opens_no_door() {
+    let ours = r#"[{"workload_type":"expose","alias":"app","local_port":3000,"exposure_bearer_token":"t"},
+                   {"service":"web","local_port":8080,"remote_port":80,"via":"relay"}]"#;
+    let theirs = r#"[{"workload_type":"expose","alias":"app","local_port":3000},{"service":"web","local_port":8080,"remote_port":80}]"#;
+    let mut it = scratch();
+    it.store.import(&incoming(ours), MergeOptions::default()).expect("imported");
+    let before = it.store.configs().expect("read");
+    let report = it.store.import(&incoming(theirs), MergeOptions::default()).expect("imported");
+    assert_eq!(counts(&report), "0/0/2/0/0");
+    assert_eq!(it.store.configs().expect("read"), before);
+    let export = it.store.export(None, Form::Reference).expect("exported");
+    assert_eq!((export.count, export.left_out.len()), (1, 1));
+    assert!(!export.text.contains("exposure_bearer_token"));
+}
+
 #[test]
 fn replacing_removes_the_rest_and_keeps_ids() {
     let mut it = scratch();

@@ -78,6 +78,12 @@ pub fn object(spec: &ForwardSpec, extra: &Map<String, Value>) -> Map<String, Val
 /// What it cannot express, a clause without full stop. Its importer refuses a whole list for one such entry, so the
 /// entry must be left out of the list.
 pub fn compatible(spec: &ForwardSpec, extra: &Map<String, Value>) -> Result<Compatible, String> {
+    if let Workload::Expose(Expose { access, .. }) = &spec.workload
+        && *access != Access::default()
+    {
+        // Without them it would be open to everybody there, for as long as it runs; and they may be secrets.
+        return Err("its limits on who may call, and for how long, are kept by this program only".to_owned());
+    }
     let (Workload::Service { port, .. } | Workload::Pod { port, .. } | Workload::Owner { port, .. }) =
         &spec.workload
     else {
@@ -105,6 +111,10 @@ fn shared(spec: &ForwardSpec, extra: &Map<String, Value>) -> Compatible {
     {
         // The API server, to which the reference passes it on, takes no comma at the end; this means the same.
         entry.insert("target".into(), format!("{selector},{selector}").into());
+    }
+    if let Workload::Expose(Expose { local_host, local_tls: true, .. }) = &spec.workload {
+        entry.insert("local_address".into(), local_host.as_str().into());
+        warnings.push("its local program is called without TLS there".to_owned());
     }
     if let [first, _, ..] = spec.listen.hosts.as_slice() {
         entry.insert("local_address".into(), first.as_str().into());

@@ -5,8 +5,9 @@ use std::num::NonZeroU16;
 
 use super::super::configs::{Draft, StoredConfig};
 use super::Incoming;
+use crate::access::Access;
 use crate::border::Defaults;
-use crate::spec::{ForwardSpec, LocalPort, Pods, Protocol, Workload};
+use crate::spec::{ForwardSpec, LocalPort, Pods, Protocol, Via, Workload};
 use crate::target::ContextRef;
 
 /// Pairs that are looked at for one core, after those that are equal. Five hundred forwards to the same thing that are all
@@ -252,6 +253,16 @@ fn combined(before: &Draft, entry: &Draft) -> Draft {
         && draft.spec.namespace.as_deref() == Some(&Defaults::default().namespace)
     {
         draft.spec.namespace = None;
+    }
+    // What other programs do not know they cannot say, and a door is not opened by silence.
+    if draft.spec.via == Via::default() {
+        draft.spec.via = before.spec.via;
+    }
+    if let (Workload::Expose(before), Workload::Expose(expose)) =
+        (&before.spec.workload, &mut draft.spec.workload)
+        && expose.access == Access::default()
+    {
+        expose.access.clone_from(&before.access);
     }
     for (name, value) in &before.extra {
         draft.extra.entry(name.clone()).or_insert_with(|| value.clone());
