@@ -7,7 +7,7 @@ mod home;
 use std::net::TcpListener;
 use std::path::Path;
 
-use home::Home;
+use home::{Home, Lines};
 use kftray_testkit::{FakeCluster, handlers};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -85,6 +85,13 @@ async fn the_life_of_a_forward() {
     assert_eq!(home.json(&["restart", "web"])[0]["outcome"], "restarted");
     assert_eq!(home.json(&["stop", "--all"])[0]["outcome"], "stopped");
     assert!(TcpStream::connect(&address).await.is_err());
+    let mut log = Lines::start(&home, &["logs", "--follow", "web"]);
+    log.until(&["web", "ended"]);
+    home.run(0, &["start", "web", "--no-wait"]);
+    log.until(&["web", "started"]);
+    log.until(&["web", "ready"]);
+    assert_eq!(log.end("-INT"), 0);
+    home.run(0, &["stop", "web"]);
     // What does not listen is not in the environment, and asking for it by name says so.
     assert_eq!(home.run(5, &["env", "web"]).stdout, "");
     home.run(0, &["rm", "web"]);

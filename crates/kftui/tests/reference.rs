@@ -3,18 +3,14 @@
 mod common;
 mod home;
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::{Child, ChildStdout, Stdio};
-use std::sync::mpsc;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::time::Duration;
 
 use common::kftui;
-use home::Home;
+use home::{Home, Lines};
 use kftray_testkit::{FakeCluster, Kind, handlers};
 use serde_json::{Value, json};
-
-/// A busy machine may be slow; a test that hangs must end.
-const LIMIT: Duration = Duration::from_secs(60);
 
 async fn cluster() -> FakeCluster {
     let cluster = FakeCluster::builder().namespace("shop").start().await.expect("a cluster");
@@ -148,53 +144,6 @@ async fn saved_and_started() {
     assert_eq!(home.run(0, &["list", "--output", "name"]).stdout, "only\n");
 }
 
-/// A running program whose lines are read as they come.
-struct Lines {
-    child: Child,
-    lines: mpsc::Receiver<String>,
-    seen: Vec<String>,
-}
-
-impl Lines {
-    fn start(home: &Home, words: &[&str]) -> Self {
-        let mut command = home.kftui(words).command;
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().expect("starts");
-        let out: ChildStdout = child.stdout.take().expect("piped");
-        let (told, lines) = mpsc::channel();
-        // Ends with the program's output.
-        std::thread::spawn(move || {
-            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| told.send(line))
-        });
-        Self { child, lines, seen: Vec::new() }
-    }
-
-    fn until(&mut self, wanted: &[&str]) -> String {
-        loop {
-            let line = self
-                .lines
-                .recv_timeout(LIMIT)
-                .unwrap_or_else(|_| panic!("no {wanted:?} in {:#?}", self.seen));
-            self.seen.push(line.clone());
-            if wanted.iter().all(|part| line.contains(part)) {
-                return line;
-            }
-        }
-    }
-
-    fn end(mut self, signal: &str) -> i32 {
-        let kill = std::process::Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success());
-        self.child.wait().expect("ends").code().unwrap_or(-1)
-    }
-}
-
-impl Drop for Lines {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn non_interactive_runs_until_a_signal() {
     let (_cluster, home) = home().await;
@@ -246,7 +195,7 @@ async fn what_is_annotated_later_is_added_by_a_watch() {
     let (cluster, home) = home().await;
     let words = ["--auto-discover", "--watch", "-a", "--non-interactive"];
     let mut memory = Lines::start(&home, &words);
-    let mut stored = Lines::start(&home, &[&words[..], &["--save"]].concat());
+    let stored = Lines::start(&home, &[&words[..], &["--save"]].concat());
     // It begins with nothing, and goes on.
     annotate(&cluster, "first-0-80");
     memory.until(&["first", "ready"]);
@@ -264,6 +213,5 @@ async fn what_is_annotated_later_is_added_by_a_watch() {
     let listed = home.json(&["list"]);
     assert!(ready(&listed), "{listed:#}");
     assert_eq!(memory.end("-TERM"), 0);
-    stored.seen.clear();
     assert_eq!(stored.end("-TERM"), 0);
 }

@@ -57,7 +57,14 @@ pub(crate) async fn edit(args: EditArgs) -> Result<Exit> {
         Edited::Refused(exit) => return Ok(exit),
     };
     let put = ConfigPut { spec, revision: Some(config.revision), group: None };
-    let config = client.put_config(config.id, &put).await?;
+    let config = match client.put_config(config.id, &put).await {
+        Ok(config) => config,
+        Err(error) => {
+            // Somebody may have changed it meanwhile; the work of the person must not be lost.
+            shown::aside(&format!("not written:\n{}", shown::document(shown::Format::Yaml, &put.spec)?));
+            return Err(error.into());
+        }
+    };
     shown::aside(&format!("changed {}", config.summary.label));
     Ok(Exit::Clean)
 }
