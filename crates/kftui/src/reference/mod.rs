@@ -27,12 +27,8 @@ use crate::exit::Exit;
 use crate::session::{self, Names, Rules};
 use crate::shown::{self, Cell, Condition, Field, Forward, Grouping, Table};
 use crate::signals::Signals;
-<<<<<<< merge
 use crate::stack::Stack;
-use crate::{child, connect, documents, render};
-=======
-use crate::{child, connect, documents, render, stack, tui};
->>>>>>> local
+use crate::{child, connect, documents, render, tui};
 
 use source::Source;
 
