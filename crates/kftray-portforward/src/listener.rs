@@ -359,7 +359,8 @@ mod tests {
     #[cfg(unix)]
     #[tokio::test]
     async fn a_duplicate_keeps_what_waits_in_the_backlog() {
-        let mut first = open(&[LocalAddress::Ip(Ipv4Addr::LOCALHOST.into())], None, Protocol::Tcp).await.expect("open");
+        let mut first =
+            open(&[LocalAddress::Ip(Ipv4Addr::LOCALHOST.into())], None, Protocol::Tcp).await.expect("open");
         let Listener::Tcp(socket) = first.sockets.remove(0) else { panic!("no TCP listener") };
         let second = duplicate(&socket).expect("a second handle");
         drop(socket);

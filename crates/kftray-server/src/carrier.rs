@@ -212,6 +212,10 @@ impl<'a> Driver<'a> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let why = loop {
             let draining = self.core.draining.is_cancelled();
+            if draining {
+                // From now on its wait ends when the last of them has.
+                self.tunnel.incoming.close();
+            }
             let Self { core, carrier, requests, waiting, streams, tunnel, .. } = &mut self;
             tokio::select! {
                 event = poll_fn(|cx| poll(carrier, requests, waiting, cx)) => match event {
@@ -224,7 +228,7 @@ impl<'a> Driver<'a> {
                         break "silent for too long";
                     }
                 }
-                () = core.draining.cancelled(), if !draining => drop(tunnel.incoming.close()),
+                () = core.draining.cancelled(), if !draining => {}
                 () = tunnel.incoming.wait(), if draining && streams.is_empty() => break "the relay stops",
                 () = core.closing.cancelled() => break "the relay stops, and cuts off what is open",
             }

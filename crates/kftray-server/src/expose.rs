@@ -49,15 +49,26 @@ pub(crate) struct Exposures {
     allowed: Vec<RangeInclusive<u16>>,
     hold: Duration,
     ports: Mutex<HashMap<u16, Port>>,
-    /// New listeners, for [`Exposures::run`].
+    /// Counts new listeners, for [`Exposures::run`].
     fresh: watch::Sender<u64>,
-    unserved: Mutex<Vec<(TcpListener, watch::Receiver<Lease>, CancellationToken)>>,
+    unserved: Mutex<Vec<Listener>>,
+}
+
+/// A listener on its way to [`Exposures::run`].
+struct Listener {
+    socket: TcpListener,
+    lease: watch::Receiver<Lease>,
+    withdrawn: CancellationToken,
+    closed: CancellationToken,
 }
 
 /// A bound port.
 struct Port {
     lease: watch::Sender<Lease>,
+    /// Tells the listener to close; its last callers may still be served then.
     withdrawn: CancellationToken,
+    /// The listener is closed, and the port can be bound again.
+    closed: CancellationToken,
 }
 
 /// Who a port belongs to.
@@ -101,6 +112,7 @@ impl Exposures {
     /// Whether callers are served, or held for an owner who may be back at once; true for a relay without exposures.
     pub(crate) fn is_ready(&self, now: Instant) -> bool {
         let served = |port: &Port| match port.lease.borrow().owner {
+            _ if port.withdrawn.is_cancelled() => false,
             Owner::Here(_) => true,
             Owner::Lost { until } => now < until,
         };
@@ -113,9 +125,9 @@ impl Exposures {
         let mut fresh = self.fresh.subscribe();
         loop {
             let unserved = std::mem::take(&mut *lock(&self.unserved));
-            for (listener, lease, withdrawn) in unserved {
+            for listener in unserved {
                 let core = Arc::clone(core);
-                listeners.spawn(async move { accept(&core, listener, lease, withdrawn).await });
+                listeners.spawn(async move { accept(&core, listener).await });
             }
             tokio::select! {
                 // The sender lives in `self`.
@@ -150,9 +162,9 @@ impl Exposures {
             let message = format!("the relay cannot listen on port {}: {error}", listen.port);
             Refusal::new(RefusalKind::Internal, message)
         };
-        let listener = listen_everywhere(listen.port).map_err(cannot)?;
+        let socket = listen_everywhere(listen.port).map_err(cannot)?;
         // Port 0 (any) is for tests; then the port is known by the one that was found.
-        let port = listener.local_addr().map_err(cannot)?.port();
+        let port = socket.local_addr().map_err(cannot)?.port();
         let terms = Terms { name: listen.name, port, mode: listen.mode, callers };
         let lease = Lease {
             number: 0,
@@ -162,9 +174,14 @@ impl Exposures {
         };
         let lease = watch::Sender::new(lease);
         let receiver = lease.subscribe();
-        let withdrawn = CancellationToken::new();
-        lock(&self.unserved).push((listener, receiver.clone(), withdrawn.clone()));
-        ports.insert(port, Port { lease, withdrawn });
+        let (withdrawn, closed) = (CancellationToken::new(), CancellationToken::new());
+        lock(&self.unserved).push(Listener {
+            socket,
+            lease: receiver.clone(),
+            withdrawn: withdrawn.clone(),
+            closed: closed.clone(),
+        });
+        ports.insert(port, Port { lease, withdrawn, closed });
         drop(ports);
         self.fresh.send_modify(|count| *count += 1);
         Ok((port, receiver, 0))
@@ -172,15 +189,32 @@ impl Exposures {
 
     /// The holder of a lease is gone: for good, or perhaps to come back.
     fn leave(&self, port: u16, number: u64, tunnel: &Tunnel) {
-        let mut ports = self.ports();
+        let ports = self.ports();
         let Some(found) = ports.get(&port).filter(|found| found.lease.borrow().number == number) else {
             return;
         };
         if tunnel.is_gone() {
             let until = Instant::now() + self.hold;
             found.lease.send_modify(|lease| lease.owner = Owner::Lost { until });
-        } else if let Some(port) = ports.remove(&port) {
-            port.withdrawn.cancel();
+        } else {
+            found.withdrawn.cancel();
+        }
+    }
+
+    /// Waits until a port that was withdrawn can be bound again.
+    async fn free(&self, port: u16) {
+        let closed = self
+            .ports()
+            .get(&port)
+            .filter(|found| found.withdrawn.is_cancelled())
+            .map(|found| found.closed.clone());
+        if let Some(closed) = closed {
+            closed.cancelled().await;
+            // Unless somebody else has been quicker.
+            let mut ports = self.ports();
+            if ports.get(&port).is_some_and(|found| found.closed.is_cancelled()) {
+                ports.remove(&port);
+            }
         }
     }
 }
@@ -239,6 +273,7 @@ pub(crate) async fn serve(
     listen: Listen,
 ) {
     let (name, mode) = (listen.name.clone(), listen.mode);
+    core.exposures.free(listen.port).await;
     let (port, mut lease, number) = match core.exposures.claim(tunnel, listen) {
         Ok(claimed) => claimed,
         Err(refusal) => return refuse(core, stream, refusal).await,
@@ -297,12 +332,8 @@ impl Drop for Held<'_> {
 }
 
 /// Accepts callers until the port is withdrawn, then waits for those that are there.
-async fn accept(
-    core: &Arc<Core>,
-    listener: TcpListener,
-    lease: watch::Receiver<Lease>,
-    withdrawn: CancellationToken,
-) {
+async fn accept(core: &Arc<Core>, listener: Listener) {
+    let Listener { socket: listener, lease, withdrawn, closed } = listener;
     let slots = Arc::new(Semaphore::new(CALLERS));
     let mut callers = JoinSet::new();
     loop {
@@ -310,10 +341,10 @@ async fn accept(
             accepted = listener.accept() => match accepted {
                 Ok((socket, peer)) => match limits::take(&slots, "callers") {
                     Ok(permit) => {
-                        let (core, lease) = (Arc::clone(core), lease.clone());
+                        let (core, lease, withdrawn) = (Arc::clone(core), lease.clone(), withdrawn.clone());
                         callers.spawn(async move {
                             let _permit = permit;
-                            caller(&core, socket, peer, lease).await;
+                            caller(&core, socket, peer, lease, &withdrawn).await;
                         });
                     }
                     Err(_) => core.metrics.exposed("busy"),
@@ -328,11 +359,18 @@ async fn accept(
         }
     }
     drop((listener, lease));
+    closed.cancel();
     while callers.join_next().await.is_some() {}
 }
 
 /// Serves one caller.
-async fn caller(core: &Core, socket: TcpStream, peer: SocketAddr, mut lease: watch::Receiver<Lease>) {
+async fn caller(
+    core: &Core,
+    socket: TcpStream,
+    peer: SocketAddr,
+    mut lease: watch::Receiver<Lease>,
+    withdrawn: &CancellationToken,
+) {
     socket.set_nodelay(true).ok();
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let terms = Arc::clone(&lease.borrow().listen);
@@ -341,7 +379,8 @@ async fn caller(core: &Core, socket: TcpStream, peer: SocketAddr, mut lease: wat
         debug!(%peer, name = terms.name, "a caller is not on the list");
         return reset(&socket);
     }
-    let Some((ToClient { stream, counted: _counted }, terms)) = stream_to_owner(&mut lease).await else {
+    let owner = withdrawn.run_until_cancelled(stream_to_owner(&mut lease)).await.flatten();
+    let Some((ToClient { stream, counted: _counted }, terms)) = owner else {
         core.metrics.exposed("no_tunnel");
         return match terms.mode {
             Mode::Http => page::no_tunnel(socket, &terms.name).await,

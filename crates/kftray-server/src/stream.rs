@@ -31,6 +31,11 @@ pub(crate) async fn serve(
     mut stream: yamux::Stream,
     permit: Result<Permit, Refusal>,
 ) {
+    let _permit = match permit {
+        Ok(permit) => permit,
+        // Whatever it asks for: what is beyond the limit is not even read.
+        Err(refusal) => return refuse(&core, stream, refusal).await,
+    };
     let mut input = BytesMut::new();
     let open = match timeout(OPEN_TIMEOUT, read_open(&mut stream, &mut input)).await {
         Ok(Ok(open)) => open,
@@ -38,16 +43,13 @@ pub(crate) async fn serve(
         Ok(Err(None)) | Err(_) => return,
         Ok(Err(Some(refusal))) => return refuse(&core, stream, refusal).await,
     };
-    let permit = permit.and_then(|permit| {
-        if core.draining.is_cancelled() {
-            return Err(Refusal::new(RefusalKind::Draining, "the relay is going away"));
-        }
-        core.bounds.check_memory(Instant::now()).map(|()| permit)
-    });
-    let _permit = match permit {
-        Ok(permit) => permit,
-        Err(refusal) => return refuse(&core, stream, refusal).await,
-    };
+    if core.draining.is_cancelled() {
+        let refusal = Refusal::new(RefusalKind::Draining, "the relay is going away");
+        return refuse(&core, stream, refusal).await;
+    }
+    if let Err(refusal) = core.bounds.check_memory(Instant::now()) {
+        return refuse(&core, stream, refusal).await;
+    }
     let rest = input.freeze();
     match open {
         Open::Tcp { target, policy } => {

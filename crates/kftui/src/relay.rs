@@ -82,6 +82,9 @@ pub(crate) enum RelayCommand {
         /// Remove the namespace as well, if the installation has made it
         #[arg(long)]
         delete_namespace: bool,
+        /// Even if somebody else has installed it
+        #[arg(long)]
+        takeover: bool,
     },
     /// Print what `install` would make, as YAML for kubectl
     Manifest {
@@ -159,6 +162,9 @@ pub(crate) struct InstallArgs {
     /// File with changes to the Deployment (with --job: the Job): JSON merge patch, lists of named things merged by name
     #[arg(long, value_name = "FILE")]
     patch: Option<PathBuf>,
+    /// Change it even if somebody else has installed it
+    #[arg(long)]
+    takeover: bool,
     #[command(flatten)]
     subjects: Subjects,
 }
@@ -264,10 +270,10 @@ pub(crate) async fn run(command: RelayCommand) -> Result<Exit> {
             }
             print(text.as_bytes())
         }
-        RelayCommand::Uninstall { cluster, namespace, delete_namespace } => {
+        RelayCommand::Uninstall { cluster, namespace, delete_namespace, takeover } => {
             let connection = Connection::open(environment, &cluster).await?;
             let settings = RelaySettings { system_namespace: Some(namespace), ..RelaySettings::default() };
-            let wanted = Installation { settings, ..Installation::default() };
+            let wanted = Installation { settings, takeover, ..Installation::default() };
             let done = connection
                 .deploy
                 .uninstall(&connection.cluster, &wanted, delete_namespace)
@@ -318,6 +324,7 @@ fn installation(args: &InstallArgs, environment: &Environment) -> Result<Install
         replicas: args.replicas,
         access: if args.token { Access::Secret } else { Access::Position },
         subjects: args.subjects.list(),
+        takeover: args.takeover,
     })
 }
 

@@ -202,6 +202,36 @@ async fn an_image_that_cannot_be_pulled_is_told_with_pod_and_cause() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_refuses_the_pod_is_told_and_waited_for() -> Result<()> {
+    let place = Place::new("policy", "", "").await?;
+    let policy = "apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicy\n\
+         metadata: { name: relay-policy }\nspec:\n  failurePolicy: Fail\n  matchConstraints:\n    resourceRules:\n\
+         \x20   - { apiGroups: [\"\"], apiVersions: [v1], operations: [CREATE], resources: [pods] }\n\
+         \x20 validations: [{ expression: \"false\", message: no pods today }]\n---\n\
+         apiVersion: admissionregistration.k8s.io/v1\nkind: ValidatingAdmissionPolicyBinding\n\
+         metadata: { name: relay-policy }\nspec:\n  policyName: relay-policy\n  validationActions: [Deny]\n\
+         \x20 matchResources: { namespaceSelector: { matchLabels: { kubernetes.io/metadata.name: relay-policy } } }\n";
+    place.ground.apply(policy).await?;
+    let outcome = async {
+        // The API server takes policies up after a moment.
+        let dry = ["-n", "relay-policy", "run", "probe", "--image=x", "--restart=Never", "--dry-run=server"];
+        eventually("the policy counts", SOON, async || Ok(place.ground.kubectl(&dry).await.is_err())).await?;
+        let mut forward = place.forward()?;
+        let message = place.told(&mut forward, "relay_admission").await?;
+        ensure!(
+            message.contains("no pods today") && message.contains("relay-policy/kftray-relay-"),
+            "{message}"
+        );
+        Ok(forward)
+    }
+    .await;
+    let both = "validatingadmissionpolicy,validatingadmissionpolicybinding";
+    place.ground.kubectl(&["delete", both, "relay-policy"]).await?;
+    outcome?.until("all_ready", Duration::from_secs(180)).await?;
+    place.gone().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pod_that_no_node_takes_is_told() -> Result<()> {
     let place = Place::new("nodes", "", "").await?;
     let patch = place.home.path().join("patch.json");
@@ -309,11 +339,47 @@ async fn each_role_sheet_is_enough_and_nothing_more_is_needed() -> Result<()> {
     ensure!(message.contains("jobs.batch in namespace relay-sheets (as user only-forwards)"), "{message}");
     drop(forward);
 
+    let exposer = place.user("exposer", "expose", &place.namespace).await?;
+    expose(&place, &exposer).await?;
+
     let fixture = place.user("direct", "forward", ground::NAMESPACE).await?;
     let mut direct = Forward::start(&place.ground, &fixture, &["svc/web", ":80"])?;
     direct.until("all_ready", START).await?;
     ensure!(client::get(direct.port()?, "/", SOON).await?.starts_with("web-"));
     place.gone().await
+}
+
+/// Makes an internal and a public expose with these rights, and withdraws them.
+async fn expose(place: &Place, kubeconfig: &Path) -> Result<()> {
+    let entries = place.home.path().join("exposes.json");
+    let common = serde_json::json!({
+        "namespace": place.namespace, "workload_type": "expose", "protocol": "tcp", "local_address": "localhost",
+        "local_port": 1,
+    });
+    let mut internal = common.clone();
+    internal["alias"] = "internal-api".into();
+    internal["exposure_type"] = "internal".into();
+    let mut public = common;
+    public["alias"] = "my-app.example.com".into();
+    public["exposure_type"] = "public".into();
+    public["ingress_class"] = "none".into();
+    std::fs::write(&entries, serde_json::json!([internal, public]).to_string())?;
+    let mut command = place.kftui(kubeconfig);
+    command.args(["run", "--output", "json", "--keep-trying", &entries.display().to_string()]);
+    let mut forward = Forward::spawn(command)?;
+    forward.until("all_ready", START).await?;
+    let names = async |kind: &str| -> Result<Vec<String>> {
+        let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+        Ok(place.objects(kind).await?.iter().map(name).collect())
+    };
+    ensure!(names("services").await? == ["internal-api", "my-app"]);
+    ensure!(names("ingresses").await? == ["my-app"]);
+    forward.interrupt().await?;
+    eventually("the objects of the exposes are gone", SOON, async || {
+        Ok(names("services").await?.is_empty() && names("ingresses").await?.is_empty())
+    })
+    .await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -491,6 +491,50 @@ async fn a_stop_is_quick_and_leaves_nothing() {
     UdpSocket::bind(address).await.expect("the port is free again");
 }
 
+/// Fifty peers send more than the system's buffer holds: what arrives is theirs, and what does not is counted, the system's
+/// own losses included.
+#[tokio::test(start_paused = true)]
+#[cfg(target_os = "linux")]
+async fn a_storm_of_fifty_peers_is_accounted_for_to_the_last_datagram() {
+    const SIZES: [usize; 6] = [5, 64, 512, 1_200, 1_472, 65_507];
+    let relay = Relay::new(App::Silent);
+    let forward = start(&relay).await;
+    let mut peers = Vec::new();
+    for _ in 0..50 {
+        peers.push(peer(&forward).await);
+    }
+    let mut sent = 0;
+    for round in 0..100_u32 {
+        for (index, socket) in peers.iter().enumerate() {
+            let mut datagram = vec![index as u8; SIZES[(round as usize + index) % SIZES.len()]];
+            datagram[1..5].copy_from_slice(&round.to_le_bytes());
+            sent += u64::from(socket.try_send(&datagram).is_ok());
+        }
+        if round % 25 == 24 {
+            tokio::task::yield_now().await;
+        }
+    }
+    until_counters(&forward, &format!("{sent} of them accounted for"), |counters| {
+        relay.delivered() as u64 + counters.datagrams_dropped == sent
+    })
+    .await;
+    let before = forward.counters();
+    let after = forward.stop(Duration::ZERO).await;
+    assert_eq!(
+        (before.datagrams_up, before.datagrams_dropped),
+        (after.datagrams_up, after.datagrams_dropped)
+    );
+    assert!(after.datagrams_dropped > 0, "25 rounds of 50 are more than a buffer of 4 MiB holds");
+    let mut owners = BTreeMap::new();
+    let mut last = BTreeMap::new();
+    for (flow, datagram) in &relay.state().delivered {
+        assert!(datagram[5..].iter().all(|byte| *byte == datagram[0]), "torn");
+        assert_eq!(*owners.entry(*flow).or_insert(datagram[0]), datagram[0], "a flow of two peers");
+        let round = u32::from_le_bytes(datagram[1..5].try_into().expect("four bytes"));
+        assert!(last.insert(datagram[0], round).is_none_or(|before| before < round), "out of order");
+    }
+}
+
 /// Random faults against a small model: what each peer sends either arrives, whole, once, in order, in a flow of nobody
 /// else's, or is counted as dropped; answers reach who asked.
 #[tokio::test(start_paused = true)]

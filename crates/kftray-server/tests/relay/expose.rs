@@ -209,6 +209,20 @@ async fn what_is_withdrawn_is_closed() {
 }
 
 #[tokio::test]
+async fn what_is_withdrawn_may_come_again_at_once() {
+    let relay = Running::start(settings()).await;
+    let (mut client, mut control, port) = listening(&relay, Mode::Tcp).await;
+    for _ in 0..50 {
+        control.send(&Record::finished()).await;
+        // The end record and the new open go different ways: until the relay has seen the one, the other takes over.
+        control = client.opened(&listen(port, Mode::Tcp, &[])).await;
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let _caller = call(port).await;
+    client.incoming().await;
+}
+
+#[tokio::test]
 async fn only_callers_on_the_list() {
     let relay = Running::start(settings()).await;
     let mut client = Client::new(relay.tunnel).await;

@@ -45,6 +45,8 @@ pub struct Installation {
     pub access: Access,
     /// Who gets the rights to use it; nobody if empty.
     pub subjects: Vec<(SubjectKind, String)>,
+    /// Whether objects may be changed or removed that another installation of kftray has made.
+    pub takeover: bool,
 }
 
 impl Default for Installation {
@@ -54,6 +56,7 @@ impl Default for Installation {
             replicas: REPLICAS,
             access: Access::Position,
             subjects: Vec::new(),
+            takeover: false,
         }
     }
 }
@@ -268,12 +271,10 @@ pub(super) async fn install(
     for object in wanted.objects(by, Some(&cluster.server()))? {
         let Some(kind) = Kind::of(&object) else { continue };
         let found = api.get(kind, &identity(&object).0).await?;
-        if let Some(found) = found.as_ref().filter(|found| kind != NAMESPACES && !is_ours(found)) {
-            let (name, _) = identity(found);
-            let message =
-                format!("the name is taken: {} {}/{name} is not kftray's", kind.word(), api.namespace);
-            return Err(Problem::new(Code::NameTaken, message)
-                .with_remedy("Remove or rename it, or install the relay in another namespace."));
+        if let Some(found) = found.as_ref().filter(|_| kind != NAMESPACES)
+            && let Some(whose) = whose(found, by, wanted.takeover)
+        {
+            return Err(whose.told(kind, &api.namespace, found));
         }
         steps.push((kind, object, found));
     }
@@ -320,10 +321,15 @@ pub(super) async fn uninstall(
     for object in objects {
         let Some(kind) = Kind::of(&object) else { continue };
         let (name, _) = identity(&object);
-        let what = match api.get(kind, &name).await? {
-            None => continue,
-            Some(found) if !is_ours(&found) || (kind == NAMESPACES && !namespace_too) => "left as it is",
-            Some(found) => {
+        let Some(found) = api.get(kind, &name).await? else { continue };
+        let what = match whose(&found, by, wanted.takeover) {
+            // Nothing has been removed yet: the Deployment is among the first that are looked at.
+            Some(whose @ Whose::Others) if kind != NAMESPACES => {
+                return Err(whose.told(kind, &api.namespace, &found));
+            }
+            Some(_) => "left as it is",
+            None if kind == NAMESPACES && !namespace_too => "left as it is",
+            None => {
                 let (_, uid) = identity(&found);
                 if api.delete(kind, &name, &uid).await? { "deleted" } else { "was not there" }
             }
@@ -333,10 +339,43 @@ pub(super) async fn uninstall(
     Ok(done)
 }
 
-/// Made by an installation of a relay, whosever: administrators work together.
-fn is_ours(object: &Value) -> bool {
+/// Whose an object is that is not ours.
+enum Whose {
+    /// Made by another installation of kftray.
+    Others,
+    /// Not kftray's at all.
+    Foreign,
+}
+
+/// `None`: it is ours to change. What was applied by hand from our manifest is anybody's.
+fn whose(object: &Value, by: &Identity, takeover: bool) -> Option<Whose> {
     let labels = &object["metadata"]["labels"];
-    labels[label::MANAGED_BY] == MANAGER && labels[label::COMPONENT] == "installed"
+    if labels[label::MANAGED_BY] != MANAGER || labels[label::COMPONENT] != "installed" {
+        return Some(Whose::Foreign);
+    }
+    let installation = labels[label::INSTALLATION].as_str();
+    let others = installation.is_some_and(|id| id != by.key.id());
+    (others && !takeover).then_some(Whose::Others)
+}
+
+impl Whose {
+    fn told(&self, kind: Kind, namespace: &str, found: &Value) -> Problem {
+        let (name, _) = identity(found);
+        let object = format!("{} {namespace}/{name}", kind.word());
+        match self {
+            Self::Others => {
+                let who = found["metadata"]["annotations"][annotation::CREATED_BY]
+                    .as_str()
+                    .unwrap_or("somebody else");
+                Problem::new(Code::NameTaken, format!("{object} was installed by {who}"))
+                    .with_remedy("Ask them, or take it over with --takeover.")
+            }
+            Self::Foreign => {
+                Problem::new(Code::NameTaken, format!("the name is taken: {object} is not kftray's"))
+                    .with_remedy("Remove or rename it, or install the relay in another namespace.")
+            }
+        }
+    }
 }
 
 fn told(kind: Kind, namespace: &str, name: &str, what: &'static str) -> Installed {

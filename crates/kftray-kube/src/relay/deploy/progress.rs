@@ -224,7 +224,7 @@ fn is_trouble(reason: &str) -> bool {
     )
 }
 
-fn latest<'a>(events: &'a [Arc<Event>], is: impl Fn(&Event) -> bool) -> Option<&'a Arc<Event>> {
+fn latest(events: &[Arc<Event>], is: impl Fn(&Event) -> bool) -> Option<&Arc<Event>> {
     // Of several in one second the one that comes last by name, which is made from a rising number.
     events
         .iter()

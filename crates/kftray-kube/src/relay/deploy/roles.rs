@@ -221,9 +221,7 @@ pub enum SubjectKind {
 
 impl SubjectKind {
     fn yaml(self, name: &str, namespace: &str) -> String {
-        let object = self.object(name, namespace);
-        let lines = super::yaml::to_yaml(&serde_json::json!([object]));
-        lines
+        super::yaml::to_yaml(&serde_json::json!([self.object(name, namespace)]))
     }
 
     /// The subject of a RoleBinding.

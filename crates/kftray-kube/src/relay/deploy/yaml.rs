@@ -10,13 +10,11 @@ use serde_json::Value;
 /// One document, without a leading `---`, with a line break at its end.
 pub(super) fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Object(map) if !map.is_empty() => block(&mut out, value, 0),
-        Value::Array(list) if !list.is_empty() => block(&mut out, value, 0),
-        _ => {
-            out.push_str(&scalar(value));
-            out.push('\n');
-        }
+    if has_inside(value) {
+        block(&mut out, value, 0);
+    } else {
+        out.push_str(&scalar(value));
+        out.push('\n');
     }
     out
 }
@@ -37,15 +35,11 @@ fn block(out: &mut String, value: &Value, depth: usize) {
             for inner in list {
                 indent(out, depth);
                 out.push_str("- ");
-                match inner {
-                    Value::Object(map) if !map.is_empty() => block(out, inner, depth + 1),
-                    // A list in a list begins on its own line, which no manifest of ours needs to look nice.
-                    Value::Array(list) if !list.is_empty() => {
-                        let _infallible = writeln!(out, "{inner}");
-                    }
-                    _ => {
-                        let _infallible = writeln!(out, "{}", scalar(inner));
-                    }
+                if inner.is_object() && has_inside(inner) {
+                    block(out, inner, depth + 1);
+                } else {
+                    // A list in a list stands on one line, as JSON.
+                    let _infallible = writeln!(out, "{}", scalar(inner));
                 }
             }
         }
@@ -56,20 +50,19 @@ fn block(out: &mut String, value: &Value, depth: usize) {
 }
 
 fn entry(out: &mut String, value: &Value, depth: usize) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
-            out.push('\n');
-            block(out, value, depth + 1);
-        }
-        // Dashes stand under the key, as kubectl prints them.
-        Value::Array(list) if !list.is_empty() => {
-            out.push('\n');
-            block(out, value, depth);
-        }
-        _ => {
-            let _infallible = writeln!(out, " {}", scalar(value));
-        }
+    if !has_inside(value) {
+        let _infallible = writeln!(out, " {}", scalar(value));
+        return;
     }
+    out.push('\n');
+    // Dashes stand under the key, as kubectl prints them.
+    block(out, value, if value.is_array() { depth } else { depth + 1 });
+}
+
+/// An object or list with something in it.
+fn has_inside(value: &Value) -> bool {
+    value.as_object().is_some_and(|map| !map.is_empty())
+        || value.as_array().is_some_and(|list| !list.is_empty())
 }
 
 fn indent(out: &mut String, depth: usize) {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,6 +44,9 @@ const TICK: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(30);
 /// A tick this late fired because the process did not run (stopped, suspended): the relay gets its time again.
 const OVERSLEPT: Duration = Duration::from_secs(1);
+/// On a carrier that has heard nothing for this long a new connection withholds the client's bytes until the relay has
+/// answered, as on a session (`session/limits.rs`).
+const DOUBT_AFTER: Duration = Duration::from_secs(2);
 /// A carrier that nobody uses is closed after this long; the relay itself leaves 120 s after its last carrier.
 const IDLE: Duration = Duration::from_secs(60);
 
@@ -68,6 +71,10 @@ pub(super) struct Shared {
     given: Mutex<Vec<Work>>,
     driver: AtomicWaker,
     lost: watch::Sender<Option<Problem>>,
+    /// When the relay was last heard.
+    heard: Mutex<Instant>,
+    /// It did not answer where it should have: no new streams.
+    suspect: AtomicBool,
 }
 
 type Work = BoxFuture<'static, ()>;
@@ -121,6 +128,8 @@ impl Carrier {
             given: Mutex::default(),
             driver: AtomicWaker::new(),
             lost: watch::Sender::new(None),
+            heard: Mutex::new(Instant::now()),
+            suspect: AtomicBool::new(false),
         });
         let mut config = yamux::Config::default();
         // The window limit first: the setters compare one with the other.
@@ -174,7 +183,18 @@ impl Carrier {
     /// Whether it should get no more streams.
     pub(super) fn is_full(&self) -> bool {
         let limit = usize::try_from(self.hello.max_streams).unwrap_or(MOST_STREAMS).min(MOST_STREAMS);
-        self.streams() >= limit
+        self.streams() >= limit || self.shared.suspect.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing was heard for so long that the way may be dead: NAT entries and VPNs die in silence.
+    pub(super) fn is_doubtful(&self) -> bool {
+        let heard = *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.elapsed() > DOUBT_AFTER
+    }
+
+    /// Silence where an answer was due: new streams go elsewhere, those that are open may still be answered.
+    pub(super) fn suspect(&self) {
+        self.shared.suspect.store(true, Ordering::Relaxed);
     }
 
     /// Why it is lost, if it is.
@@ -286,6 +306,7 @@ impl Driver {
                 break;
             }
         }
+        *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.wire.heard();
         if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {
             return Poll::Ready(self.why(&yamux::ConnectionError::Io(error)));
         }

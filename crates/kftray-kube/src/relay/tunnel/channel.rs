@@ -47,6 +47,18 @@ impl Records {
         self.reply.is_none()
     }
 
+    /// Waits until anything has come; false if nothing will.
+    pub(super) async fn heard(&mut self, lane: &Lane) -> bool {
+        let Some(partial) = &mut self.reply else { return true };
+        match std::future::poll_fn(|cx| lane.poll_read(cx)).await {
+            Some(bytes) => {
+                partial.extend_from_slice(&bytes);
+                true
+            }
+            None => false,
+        }
+    }
+
     pub(super) fn poll_next(&mut self, lane: &Lane, cx: &mut Context<'_>) -> Poll<Next> {
         loop {
             if let Some(partial) = &mut self.reply {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
@@ -14,12 +15,14 @@ use kftray_relay_proto::hello::Purpose;
 use kftray_relay_proto::open::{Open, Policy, Target};
 use kftray_relay_proto::record::{Decoder, Record};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::carrier::{Carrier, Closed, Start};
 use super::channel::{Records, RelayChannel};
 use super::connect::{connect, nothing};
 use super::flow::Flow;
+use super::lane::Lane;
 use crate::relay::{RelayPod, RelayState, Relays};
 
 /// Carriers for TCP: two, so that one that is held up does not hold up everything (research/datapath.md 6).
@@ -32,6 +35,10 @@ const MOST_CARRIERS: usize = 4;
 const SPREAD: usize = 4;
 /// Carriers tried for one connection before it fails: one that was about to end, its replacement, and one more.
 const ATTEMPTS: usize = 4;
+/// How long a relay that was silent may take for its first word on a new stream, which it says within 100 ms whatever the
+/// target does; four round trips if that is more, but not more than the last.
+const DOUBT_LIMIT: Duration = Duration::from_secs(1);
+const DOUBT_MOST: Duration = Duration::from_secs(5);
 /// What carries a forward by way of the relay, for people.
 const TRANSPORT: &str = "relay";
 
@@ -162,11 +169,7 @@ impl Tunnels {
             let name: Arc<str> = name(&target).into();
             let mut opening = BytesMut::new();
             Open::Tcp { target, policy: Policy::default() }.encode(&mut opening);
-            if !first.is_empty() {
-                Record::Data(first).encode(&mut opening);
-            }
-            let lane = tunnel?.open(Kind::Tcp, &opening).await?;
-            let records = Records::after_reply(Decoder::stream());
+            let (lane, records) = tunnel?.connect(opening, first).await?;
             Ok(Box::new(RelayChannel::new(lane, records, name)) as Box<dyn Channel>)
         }
         .boxed()
@@ -218,8 +221,41 @@ fn name(target: &Target) -> String {
 }
 
 impl Tunnel {
+    /// A TCP stream that begins with `opening` and the client's `first` bytes. Where the relay has been silent these are
+    /// withheld until it is heard, and it must be heard soon: else another carrier gets the connection, of which nothing was
+    /// delivered yet.
+    async fn connect(&self, opening: BytesMut, first: Bytes) -> Result<(Lane, Records), DialError> {
+        let mut whole = opening.clone();
+        if !first.is_empty() {
+            Record::Data(first.clone()).encode(&mut whole);
+        }
+        for _ in 0..ATTEMPTS {
+            let carrier = self.carrier(Kind::Tcp).await?;
+            let doubtful = carrier.is_doubtful();
+            let Ok(lane) = carrier.open(if doubtful { opening.clone() } else { whole.clone() }).await else {
+                continue;
+            };
+            let mut records = Records::after_reply(Decoder::stream());
+            if !doubtful {
+                return Ok((lane, records));
+            }
+            let patience = DOUBT_LIMIT.max(carrier.rtt.saturating_mul(4)).min(DOUBT_MOST);
+            match timeout(patience, records.heard(&lane)).await {
+                Ok(true) => {
+                    if !first.is_empty() {
+                        lane.write(|out| Record::Data(first).encode(out));
+                    }
+                    return Ok((lane, records));
+                }
+                Ok(false) => {}
+                Err(_) => carrier.suspect(),
+            }
+        }
+        Err(nothing(Problem::new(Code::ConnectionLost, "no connection to the relay stays up")))
+    }
+
     /// A stream that begins with `opening`.
-    async fn open(&self, kind: Kind, opening: &BytesMut) -> Result<super::lane::Lane, DialError> {
+    async fn open(&self, kind: Kind, opening: &BytesMut) -> Result<Lane, DialError> {
         for _ in 0..ATTEMPTS {
             let carrier = self.carrier(kind).await?;
             match carrier.open(opening.clone()).await {

@@ -60,17 +60,15 @@ async fn until<T: Clone>(receiver: &mut watch::Receiver<T>, what: &str, is: impl
 }
 
 async fn up(receiver: &mut watch::Receiver<RelayState>) -> Vec<RelayPod> {
-    match until(receiver, "up", |state| matches!(state, RelayState::Up(_))).await {
-        RelayState::Up(pods) => pods.to_vec(),
-        other => panic!("{other:?}"),
-    }
+    let state = until(receiver, "up", |state| matches!(state, RelayState::Up(_))).await;
+    let RelayState::Up(pods) = state else { panic!("{state:?}") };
+    pods.to_vec()
 }
 
 async fn failed(receiver: &mut watch::Receiver<RelayState>) -> Problem {
-    match until(receiver, "failed", |state| matches!(state, RelayState::Failed(_))).await {
-        RelayState::Failed(problem) => problem,
-        other => panic!("{other:?}"),
-    }
+    let state = until(receiver, "failed", |state| matches!(state, RelayState::Failed(_))).await;
+    let RelayState::Failed(problem) = state else { panic!("{state:?}") };
+    problem
 }
 
 fn jobs(cluster: &FakeCluster) -> Vec<Value> {
@@ -121,7 +119,7 @@ async fn a_forged_label_is_not_adopted() {
     // As an impostor would: our labels, a hash of their own token.
     let mut forged = jobs(&cluster).remove(0);
     drop(first);
-    cluster.delete(Kind::Job, NAMESPACE, &name(&forged).to_owned());
+    cluster.delete(Kind::Job, NAMESPACE, name(&forged));
     forged["metadata"]["name"] = json!("forged");
     forged["spec"]["template"]["spec"]["containers"][0]["env"][0]["value"] = json!("00".repeat(32));
     cluster.create(forged).unwrap();
@@ -137,12 +135,8 @@ async fn new_settings_make_a_new_relay_beside_the_old_one() {
     let mut relay = follow(&deploy, Need::Create);
     let old = up(&mut relay).await;
     deploy.set_settings(RelaySettings { image: Some("r.example/x:2".to_owned()), ..deploy.settings() });
-    let new = until(&mut relay, "another", |state| match state {
-        RelayState::Up(pods) => pods[0].uid != old[0].uid,
-        _ => false,
-    })
-    .await;
-    assert!(matches!(new, RelayState::Up(_)));
+    until(&mut relay, "another", |state| matches!(state, RelayState::Up(pods) if pods[0].uid != old[0].uid))
+        .await;
     assert_eq!(jobs(&cluster).len(), 2, "the old one drains: it ends by itself after its last tunnel");
     // And back: the old one is still there and fits again.
     deploy.set_settings(RelaySettings { image: Some("r.example/x:1".to_owned()), ..deploy.settings() });
@@ -208,7 +202,19 @@ async fn an_installed_relay_comes_first_and_all_its_pods_are_used() {
     assert!(pods.iter().all(|pod| pod.installed && &*pod.namespace == RelaySettings::SYSTEM_NAMESPACE));
     assert!(jobs(&cluster).is_empty());
 
+    // Another administrator is told whose it is.
+    let other = self::deploy(&cluster, &InstallationKey::ephemeral());
+    for refused in [
+        other.install(&admin, &wanted).await.unwrap_err(),
+        other.uninstall(&admin, &wanted, true).await.unwrap_err(),
+    ] {
+        assert_eq!(refused.code, Code::NameTaken);
+        assert!(refused.message.contains("installed by jane@laptop"), "{refused}");
+    }
+    other.install(&admin, &Installation { takeover: true, ..wanted.clone() }).await.unwrap();
+
     // Again changes nothing that matters; away, an own one is started.
+    let wanted = Installation { takeover: true, ..wanted };
     let again = deploy.install(&admin, &wanted).await.unwrap();
     assert!(again.iter().all(|one| one.what == "changed" || one.what == "left as it is"), "{again:?}");
     let gone = deploy.uninstall(&admin, &wanted, false).await.unwrap();
@@ -394,8 +400,7 @@ fn offer(alias: &str) -> Offer {
 /// The cluster as the current context has it.
 async fn connected(deploy: &Deploy) -> Arc<Cluster> {
     let mut states = deploy.inner.clusters.follow(&ClusterRef::default());
-    match until(&mut states, "a cluster", |state| matches!(state, ClusterState::Up(_))).await {
-        ClusterState::Up(cluster) => cluster,
-        other => panic!("{other:?}"),
-    }
+    let state = until(&mut states, "a cluster", |state| matches!(state, ClusterState::Up(_))).await;
+    let ClusterState::Up(cluster) = state else { panic!("{state:?}") };
+    cluster
 }

@@ -175,6 +175,27 @@ async fn a_lost_relay_ends_its_connections_and_the_next_is_dialled_anew() {
     assert_eq!(take(&mut *channel, 5).await.unwrap(), b"again");
 }
 
+/// A NAT that has forgotten the connection: nothing is delivered into the void, so the client never notices.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_silent_carrier_is_left_before_anything_is_lost() {
+    let mut rig = Rig::new().await;
+    let echo = rig.echo().await;
+    let mut channel = rig.dial(HOST, echo, b"before").await.unwrap();
+    take(&mut *channel, 6).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    rig.fake.faults().freeze_carriers();
+    let mut channel = rig.dial(HOST, echo, b"after").await.unwrap();
+    assert_eq!(take(&mut *channel, 5).await.unwrap(), b"after");
+    assert!(rig.carriers.load(Ordering::SeqCst) >= 2, "a carrier that was frozen");
+
+    // And one that is only quiet is used on.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let before = rig.carriers.load(Ordering::SeqCst);
+    let mut channel = rig.dial(HOST, echo, b"again").await.unwrap();
+    assert_eq!(take(&mut *channel, 5).await.unwrap(), b"again");
+    assert_eq!(rig.carriers.load(Ordering::SeqCst), before);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_connections_share_two_carriers() {
     let mut rig = Rig::new().await;
