@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
-use kftray_commons::{Code, Problem};
+use kftray_commons::{Code, Cure, Problem};
 use kftray_portforward::ports::{DialError, Inbound, Offer, Publication, PublicationState};
 use kftray_relay_proto::hello::Purpose;
 use kftray_relay_proto::open::{Listen, Mode, Open, Reply};
@@ -225,9 +225,9 @@ impl Publisher {
         relay: &RelayPod,
         exposed: &Exposed,
     ) -> Result<(Arc<Carrier>, Streams, Control), Over> {
-        let lost = |error: DialError| match error.problem.code {
-            Code::RelayRefused => Over::Final(error.problem),
-            _ => Over::Lost(error.problem),
+        let lost = |error: DialError| {
+            let is_final = error.problem.code == Code::RelayRefused;
+            if is_final { Over::Final(error.problem) } else { Over::Lost(error.problem) }
         };
         let start = self.tunnels.connect(relay, Purpose::Expose).await.map_err(lost)?;
         let (carrier, streams) = Carrier::accepting(start);
@@ -336,10 +336,8 @@ impl Control {
             Next::Record(Record::End { kind, message }) => Over::Lost(explain::broken(name, kind, &message)),
             Next::Refused(refusal) => {
                 let problem = explain::refusal(name, &refusal);
-                match problem.code {
-                    Code::ConnectionLost | Code::Overloaded => Over::Lost(problem),
-                    _ => Over::Final(problem),
-                }
+                let may_pass = problem.code.cure() == Cure::Retry;
+                if may_pass { Over::Lost(problem) } else { Over::Final(problem) }
             }
             Next::Record(Record::Data(_) | Record::Dropped(_)) | Next::CutOff => {
                 Over::Lost(explain::cut_off(name))

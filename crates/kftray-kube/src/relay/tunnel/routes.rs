@@ -133,7 +133,11 @@ impl Follower {
                 RelayState::Up(pods) if is_on(pods, cluster) => {
                     Resolution::Endpoints { endpoints: Arc::from([endpoint.clone()]), why_none: None }
                 }
-                state => not_up(state),
+                state @ (RelayState::Up(_)
+                | RelayState::Pending
+                | RelayState::Absent
+                | RelayState::Starting(_)
+                | RelayState::Failed(_)) => not_up(state),
             };
             self.publish(next);
             if relay.changed().await.is_err() {
@@ -173,9 +177,9 @@ impl Follower {
             let news = relay.clone();
             let work = async {
                 if is_up {
-                    self.object(cluster, news).await
+                    self.object(cluster, news).await;
                 } else {
-                    self.direct().await
+                    self.direct().await;
                 }
                 pending::<()>().await;
             };
