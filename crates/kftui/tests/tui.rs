@@ -36,8 +36,13 @@ impl Terminal {
         }
         let tag = home.file_name()?.to_str()?.trim_start_matches('.');
         let terminal = Self { name: format!("kftui-test-{tag}") };
+        terminal.start(home, kubeconfig, size);
+        Some(terminal)
+    }
+
+    fn start(&self, home: &Path, kubeconfig: &Path, size: (u16, u16)) {
         let (width, height) = (size.0.to_string(), size.1.to_string());
-        let mut command = terminal.command();
+        let mut command = self.command();
         command.args(["-f", "/dev/null", "new-session", "-d", "-x", &width, "-y", &height]);
         for (name, value) in [
             ("HOME", home.as_os_str()),
@@ -57,7 +62,6 @@ impl Terminal {
         // Plain sh: no start-up files of anybody.
         let output = command.args(["sh"]).output().expect("tmux runs");
         assert!(output.status.success(), "{output:?}");
-        Some(terminal)
     }
 
     fn command(&self) -> Command {
@@ -111,6 +115,13 @@ impl Terminal {
         self.press("Enter");
     }
 
+    /// The process of the window: the shell's only child.
+    fn window_id(&self) -> String {
+        let shell = self.ask("#{pane_pid}");
+        let output = Command::new("pgrep").args(["-P", &shell]).output().expect("pgrep runs");
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+
     /// Waits until the shell has its terminal back as it was.
     async fn is_given_back(&self) {
         let begun = Instant::now();
@@ -156,18 +167,12 @@ impl Cast {
     }
 }
 
+/// Two Services in a namespace that is not the default one; the first has this port.
 async fn shop(port: u16) -> FakeCluster {
     let cluster = FakeCluster::start().await.expect("a cluster");
-    for (name, replicas) in [("front", 2), ("cart", 1)] {
-        cluster
-            .deployment(name)
-            .namespace("shop")
-            .replicas(replicas)
-            .port("http", 8080, handlers::http_hello())
-            .create()
-            .expect("created");
-        // Only the one that is used has the port that is free here.
-        let port = if name == "front" { port } else { 80 };
+    for (name, replicas, port) in [("front", 2, port), ("shelf", 1, 80)] {
+        let program = cluster.deployment(name).namespace("shop").replicas(replicas);
+        program.port("http", 8080, handlers::http_hello()).create().expect("created");
         cluster.service(name).namespace("shop").port(port, "http").create().expect("created");
         cluster.wait_ready("shop", name, usize::try_from(replicas).expect("small")).await.expect("ready");
     }
@@ -211,55 +216,112 @@ impl Drop for EndHost {
     }
 }
 
+/// From the empty window to a forward that runs. Answers the screens.
+async fn first_use(terminal: &Terminal) -> Cast {
+    let mut cast = Cast::default();
+    terminal.start_window().await;
+    cast.frame(None, &terminal.shows("No forwards yet.").await);
+    let steps = [
+        ("Enter", "current"),
+        ("Enter", "› namespaces"),
+        ("s", "/ s"),
+        ("Enter", "› Services"),
+        ("Enter", "› ports"),
+        ("Enter", "● 1 ready"),
+    ];
+    for (key, then) in steps {
+        terminal.press(key);
+        let screen = terminal.until(then, |screen| screen.contains(then) && !screen.contains("asking")).await;
+        cast.frame(Some(key), &screen);
+    }
+    cast
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn from_nothing_to_a_running_forward_in_six_keys() {
     let home = tempfile::tempdir().expect("a folder");
     let cast_to = std::env::var_os(CAST);
     // For the document the port that people know.
-    let (remote, port) = if cast_to.is_some() { (80, 8080) } else { (free_port(), 0) };
-    let port = if port == 0 { remote } else { port };
+    let (remote, local) = if cast_to.is_some() {
+        (80, 8080)
+    } else {
+        let port = free_port();
+        (port, port)
+    };
     let cluster = shop(remote).await;
     let Some(terminal) = Terminal::open(home.path(), &cluster.kubeconfig_path(), (80, 24)) else { return };
     let host = EndHost(home.path().join("kftray"));
-    terminal.start_window().await;
-    let mut cast = Cast::default();
-    cast.frame(None, &terminal.shows("No forwards yet.").await);
-    for (key, then) in [("Enter", "shop"), ("Enter", "front"), ("Down", "front"), ("Enter", "http")] {
-        terminal.press(key);
-        // The cursor has no colour here; that the next step is there is seen by its words.
-        let step = match cast.presses {
-            0 => "› namespaces",
-            1 | 2 => "› Services",
-            _ => "› ports",
-        };
-        let screen = terminal
-            .until(step, |screen| {
-                screen.contains(step) && screen.contains(then) && !screen.contains("asking")
-            })
-            .await;
-        if cast.presses == 0 {
-            // The namespace of the shop is not the first one; the next two keys go there.
-            assert!(screen.contains("default"), "{screen}");
-        }
-        cast.frame(Some(key), &screen);
-        if cast.presses == 1 {
-            terminal.type_text("sh");
-            cast.frame(Some("s"), &terminal.shows("/ sh").await);
-        }
-    }
-    terminal.press("Enter");
-    let screen = terminal.until("ready", |screen| screen.contains("● 1 ready")).await;
-    cast.frame(Some("Enter"), &screen);
-    assert!(get(port).await.contains("200 OK"));
+    let cast = first_use(&terminal).await;
+    assert!(get(local).await.contains("200 OK"));
     assert!(cast.presses <= 6, "{} presses\n{}", cast.presses, cast.text);
     terminal.press("q");
     terminal.is_given_back().await;
-    assert!(get(port).await.contains("200 OK"), "closing the window stops nothing");
+    assert!(get(local).await.contains("200 OK"), "closing the window stops nothing");
     if let Some(path) = cast_to {
-        std::fs::write(path, format!("{HEAD}{}", cast.text.trim_end())).expect("written");
+        std::fs::write(path, format!("{HEAD}{}\n", cast.text.trim_end())).expect("written");
     }
     host.now().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn two_windows_on_one_host() {
+    let home = tempfile::tempdir().expect("a folder");
+    let port = free_port();
+    let cluster = shop(port).await;
+    let Some(one) = Terminal::open(home.path(), &cluster.kubeconfig_path(), (80, 24)) else { return };
+    let host = EndHost(home.path().join("kftray"));
+    first_use(&one).await;
+    let two = Terminal { name: format!("{}-two", one.name) };
+    two.start(home.path(), &cluster.kubeconfig_path(), (160, 45));
+    two.start_window().await;
+    two.shows("● 1 ready").await;
+    // Stopped in one, started in the other.
+    one.press("f");
+    two.shows("○ 1 stopped").await;
+    two.press("Down");
+    two.press("f");
+    one.shows("● 1 ready").await;
+    // Changed in one: the alias is the seventh field.
+    one.press("c");
+    one.shows("Change forward").await;
+    for _ in 0..5 {
+        one.press("Down");
+    }
+    one.press("C-u");
+    one.type_text("Größe 大");
+    one.press("Enter");
+    two.shows("Größe 大").await;
+    assert!(get(port).await.contains("200 OK"));
+    // The host dies; whoever looks starts it again, and what ran runs.
+    let client = Client::connect(&host.0).await.expect("a host");
+    let id = client.host().pid.to_string();
+    drop(client);
+    assert!(Command::new("kill").args(["-9", &id]).status().expect("kill runs").success());
+    let begun = Instant::now();
+    loop {
+        let back = Client::connect(&host.0).await.is_ok_and(|client| client.host().pid.to_string() != id);
+        if back {
+            break;
+        }
+        assert!(begun.elapsed() < LIMIT, "no new host:\n{}", one.screen());
+        tokio::time::sleep(LOOK).await;
+    }
+    one.until("ready again", |screen| screen.contains("● 1 ready") && !screen.contains("▲")).await;
+    assert!(get(port).await.contains("200 OK"));
+    // A window that is ended from outside gives the terminal back, too.
+    let id = one.window_id();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    one.is_given_back().await;
+    two.press("q");
+    two.is_given_back().await;
+    host.now().await;
+}
+
 /// What stands above the screens.
-const HEAD: &str = "# First use\n\n";
+const HEAD: &str = "# First use
+
+From an empty machine with a kubeconfig to a running forward: six key presses, or five where the namespace is the
+context's own. Screens of 80x24, written by `KFTRAY_CAST=docs/casts/first-use.md cargo test -p kftui --test tui` on the
+cluster inside the test.
+
+";

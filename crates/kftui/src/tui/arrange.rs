@@ -149,11 +149,6 @@ impl Arrangement {
         })
     }
 
-    /// Whether states decide what is shown and where.
-    pub(super) fn is_about_states(&self) -> bool {
-        self.group_by == Some(Field::State) || self.filters.contains_key(&Field::State)
-    }
-
     /// The group of an entry, its place among the groups included; `None` without grouping.
     pub(super) fn group(&self, entry: &Entry) -> Option<(u8, String)> {
         let field = self.group_by.as_ref()?;

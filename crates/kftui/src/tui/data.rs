@@ -135,7 +135,16 @@ impl Data {
     }
 }
 
+/// Which state of a forward is meant: another one has another.
+pub(super) type Stamp = (Millis, Millis, Millis);
+
 impl Entry {
+    /// What tells the present state from those before.
+    pub(super) fn stamp(&self) -> Stamp {
+        let Some(state) = &self.state else { return (0, 0, 0) };
+        (state.started_at, state.since, state.ended.as_ref().map_or(0, |ended| ended.at))
+    }
+
     fn new(id: ForwardId) -> Self {
         Self {
             id,
@@ -372,7 +381,7 @@ impl Totals {
         match status {
             Status::Ready => self.ready += 1,
             Status::Binding | Status::Resolving { .. } | Status::Recovering { .. } | Status::Stopping => {
-                self.busy += 1
+                self.busy += 1;
             }
             Status::NeedsUser { .. } => self.needs_user += 1,
             Status::Stopped => self.stopped += 1,

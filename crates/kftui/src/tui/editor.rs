@@ -41,7 +41,7 @@ impl Editor {
             // AltGr arrives as both on Windows.
             (KeyCode::Char(letter), true, true) => self.insert(letter.encode_utf8(&mut [0; 4])),
             (KeyCode::Backspace, false, false) | (KeyCode::Char('h'), true, false) => {
-                self.delete(self.before())
+                self.delete(self.before());
             }
             (KeyCode::Backspace, ..) | (KeyCode::Char('w'), true, false) => self.delete(self.word_before()),
             (KeyCode::Delete, ..) => {

@@ -10,7 +10,7 @@ use kftray_commons::api::{Action as Deed, ActionRequest, Error, ExportRequest, I
 use kftray_commons::{Code, ForwardId, Problem};
 use tokio::task::spawn_blocking;
 
-use super::message::{Effect, ExportFault, Exported, Outcome, Save, Seen, Then, Where};
+use super::message::{Answer, Effect, ExportFault, Exported, Outcome, Save, Seen, Then, Where};
 
 /// Entries of a history that are shown.
 const HISTORY: u32 = 50;
@@ -51,28 +51,28 @@ pub(super) async fn run(client: Option<Client>, effect: Effect) -> Option<Outcom
                 Ok(client) => client.contexts(None).await,
                 Err(error) => Err(error),
             };
-            Outcome::Contexts(number, result)
+            Outcome::Listed(number, Answer::Contexts(result))
         }
         Effect::Namespaces(number, place) => {
             let result = match host() {
                 Ok(client) => client.namespaces(&query(&place)).await,
                 Err(error) => Err(error),
             };
-            Outcome::Namespaces(number, result)
+            Outcome::Listed(number, Answer::Namespaces(result))
         }
         Effect::Services(number, place) => {
             let result = match host() {
                 Ok(client) => client.services(&query(&place)).await,
                 Err(error) => Err(error),
             };
-            Outcome::Services(number, result)
+            Outcome::Listed(number, Answer::Services(result))
         }
         Effect::Workloads(number, place) => {
             let result = match host() {
                 Ok(client) => client.workloads(&query(&place)).await,
                 Err(error) => Err(error),
             };
-            Outcome::Workloads(number, result)
+            Outcome::Listed(number, Answer::Workloads(result))
         }
         Effect::Import(request) => {
             let result = match host() {

@@ -471,10 +471,8 @@ mod tests {
     use super::*;
 
     fn map(value: Value) -> Map<String, Value> {
-        match value {
-            Value::Object(map) => map,
-            other => panic!("{other}"),
-        }
+        let Value::Object(map) = value else { panic!("{value}") };
+        map
     }
 
     fn config(spec: Value) -> Config {

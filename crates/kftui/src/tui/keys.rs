@@ -383,6 +383,7 @@ impl Chord {
     }
 
     /// As on the key caps.
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are named well by the library")]
     pub(super) fn name(self) -> String {
         let key = match self.code {
             KeyCode::Char(' ') => "Space".to_owned(),

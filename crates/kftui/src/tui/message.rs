@@ -134,18 +134,35 @@ pub(super) enum Then {
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
     Acted(Deed, Result<ActionReport, Error>),
-    Saved { save: Save, results: Vec<Result<Config, Error>>, started: Option<Result<ActionReport, Error>> },
+    Saved {
+        save: Save,
+        results: Vec<Result<Config, Error>>,
+        started: Option<Result<ActionReport, Error>>,
+    },
     Deleted(Vec<(ForwardId, Result<(), Error>)>),
     History(ForwardId, Result<History, Error>),
-    Contexts(u64, Result<ContextList, Error>),
-    Namespaces(u64, Result<NamespaceList, Error>),
-    Services(u64, Result<ServiceList, Error>),
-    Workloads(u64, Result<WorkloadList, Error>),
+    /// To the question of that number.
+    Listed(u64, Answer),
     Imported(ImportRequest, Result<ImportReport, Error>),
-    Exported { path: PathBuf, result: Result<Exported, ExportFault> },
+    Exported {
+        path: PathBuf,
+        result: Result<Exported, ExportFault>,
+    },
     Looked(PathBuf, Vec<Seen>),
     Settings(Result<(), Error>),
-    FreePort { id: ForwardId, port: Option<u16> },
+    FreePort {
+        id: ForwardId,
+        port: Option<u16>,
+    },
+}
+
+/// What is there in a cluster.
+#[derive(Debug, Clone)]
+pub(super) enum Answer {
+    Contexts(Result<ContextList, Error>),
+    Namespaces(Result<NamespaceList, Error>),
+    Services(Result<ServiceList, Error>),
+    Workloads(Result<WorkloadList, Error>),
 }
 
 /// What is in a file that was written.

@@ -10,7 +10,7 @@ use kftray_commons::api::{ConfigPut, Hello, History, Millis, Mode as HostMode};
 use kftray_commons::{ForwardId, Problem};
 
 use super::arrange::{Arrangement, SETTING};
-use super::data::Data;
+use super::data::{Data, Stamp};
 use super::dialogs::{Arranging, Ask, Palette, Prompt, Report, SettingsPane};
 use super::form::Form;
 use super::keys::{Action, Scope};
@@ -31,6 +31,11 @@ const NOTICE_STAYS: Duration = Duration::from_secs(8);
 /// The history of a forward is asked for when the cursor has rested on it for so long: whoever pages through thousands
 /// asks for none of theirs.
 const RESTS: Duration = Duration::from_millis(250);
+
+/// Numbers of questions that one picker has for itself; nobody looks into a million namespaces.
+const QUESTIONS: u64 = 1_000_000;
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 /// The setting in which this window keeps its colours.
 pub(super) const COLOURS: &str = "tui_colours";
@@ -112,13 +117,13 @@ pub(super) struct Model {
     /// What is in front of what; the first is the list, and always there.
     modes: Vec<Mode>,
     pub(super) notice: Option<Notice>,
-    /// The history that was asked for last.
-    pub(super) history: Option<(ForwardId, Option<History>)>,
-    /// Since when the cursor has been on what it is on.
-    rested: (Option<ForwardId>, Duration),
+    /// The history that was asked for last, and what was known of the forward then.
+    pub(super) history: Option<(ForwardId, Stamp, Option<History>)>,
+    /// What the cursor is on, and since when that is as it is.
+    rested: (Option<(ForwardId, Stamp)>, Duration),
     /// What was deleted last, to be put back.
     pub(super) deleted: Vec<ConfigPut>,
-    /// Number of the last question about a cluster.
+    /// Number of the first question of the picker that was opened last.
     pub(super) asked: u64,
     /// The rows are older than the data.
     pub(super) stale: bool,
@@ -233,7 +238,7 @@ impl Model {
         }
         let height = self.areas().list.height;
         self.list.follow(usize::from(height));
-        let on = self.list.forward();
+        let on = self.detailed().map(|entry| (entry.id, entry.stamp()));
         if self.rested.0 != on {
             self.rested = (on, self.now.at);
         }
@@ -241,13 +246,19 @@ impl Model {
 
     /// Whose history is to be asked for: the cursor has rested on it.
     pub(super) fn history_wanted(&mut self) -> Option<ForwardId> {
-        let id = self.rested.0?;
-        let known = self.history.as_ref().is_some_and(|(known, _)| *known == id);
-        if known || self.now.at < self.rested.1 + RESTS || !self.shows_details() {
+        let (id, stamp) = self.rested.0?;
+        if self.knows_history() || self.now.at < self.rested.1 + RESTS || !self.shows_details() {
             return None;
         }
-        self.history = Some((id, None));
+        // What is known of the same one is shown until there is more.
+        let before = self.history.take().filter(|(known, ..)| *known == id).and_then(|(.., history)| history);
+        self.history = Some((id, stamp, before));
         Some(id)
+    }
+
+    fn knows_history(&self) -> bool {
+        let asked = self.history.as_ref().map(|(id, stamp, _)| (*id, *stamp));
+        asked.is_some() && asked == self.rested.0
     }
 
     fn shows_details(&self) -> bool {
@@ -257,12 +268,12 @@ impl Model {
     /// Time after which something changes by itself; `None`: nothing does until something happens.
     pub(super) fn deadline(&self) -> Option<Duration> {
         let notice = self.notice.as_ref().map(|notice| notice.until);
-        let history = self
-            .rested
-            .0
-            .filter(|id| self.shows_details() && self.history.as_ref().is_none_or(|(known, _)| known != id));
-        let rests = history.map(|_| self.rested.1 + RESTS);
-        [notice, rests, self.data.next_sample(), self.next_countdown()].into_iter().flatten().min()
+        let asks = self.rested.0.is_some() && self.shows_details() && !self.knows_history();
+        let rests = asks.then(|| self.rested.1 + RESTS);
+        [notice, rests, self.data.next_sample(), self.next_countdown(), self.next_age()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// The next full second while a time that runs down is on the screen.
@@ -277,6 +288,20 @@ impl Model {
         runs.then(|| Duration::from_secs(self.now.at.as_secs() + 1))
     }
 
+    /// When the age of the state that the details show is written differently.
+    fn next_age(&self) -> Option<Duration> {
+        let state = self.detailed()?.state.as_ref()?;
+        if !self.shows_details() {
+            return None;
+        }
+        let since = state.ended.as_ref().map_or(state.since, |ended| ended.at);
+        let age = self.since(since);
+        // Seconds are shown up to a minute, then minutes.
+        let unit = if age < MINUTE { Duration::from_secs(1) } else { MINUTE };
+        let into = Duration::from_nanos(u64::try_from(age.as_nanos() % unit.as_nanos()).unwrap_or(0));
+        Some(self.now.at + (unit - into))
+    }
+
     /// The time of this message has come for what ends by time.
     pub(super) fn expire(&mut self) {
         if self.notice.as_ref().is_some_and(|notice| self.now.at >= notice.until) {
@@ -288,8 +313,9 @@ impl Model {
         self.notice = None;
     }
 
+    /// Number of the first question of another picker.
     pub(super) fn next_question(&mut self) -> u64 {
-        self.asked += 1;
+        self.asked += QUESTIONS;
         self.asked
     }
 

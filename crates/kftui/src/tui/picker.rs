@@ -26,7 +26,8 @@ const ABOVE_PRIVILEGES: u16 = 8000;
 pub(super) enum Load<T> {
     #[default]
     Unasked,
-    Waiting,
+    /// For the answer to the question of that number.
+    Waiting(u64),
     There(T),
     Failed(Error),
 }
@@ -38,6 +39,13 @@ pub(super) enum Step {
     Namespace,
     Object,
     Port,
+}
+
+impl<T> Load<T> {
+    /// Whether this is the question that was asked last.
+    pub(super) fn awaits(&self, number: u64) -> bool {
+        matches!(self, Self::Waiting(asked) if *asked == number)
+    }
 }
 
 /// What is listed of a namespace.
@@ -57,7 +65,9 @@ pub(super) struct Picker {
     pub(super) filter: Editor,
     pub(super) cursor: usize,
     pub(super) ticks: BTreeSet<String>,
-    /// Number of the last question; answers to others come too late.
+    /// Local ports that configs have.
+    taken: BTreeSet<u16>,
+    /// Number of the last question.
     pub(super) asked: u64,
     pub(super) contexts: Load<ContextList>,
     pub(super) namespaces: Load<NamespaceList>,
@@ -111,7 +121,7 @@ pub(super) enum Going {
 impl Picker {
     /// At its beginning, with the question it begins with.
     pub(super) fn open(asked: u64) -> (Self, Effect) {
-        let picker = Self { asked, contexts: Load::Waiting, ..Self::default() };
+        let picker = Self { asked, contexts: Load::Waiting(asked), ..Self::default() };
         (picker, Effect::Contexts(asked))
     }
 
@@ -227,12 +237,11 @@ impl Picker {
         let item = |port: &PortInfo| Item {
             key: format!("{}/{}", port.port, port.protocol),
             text: port.port.to_string(),
-            aside: [port.name.as_deref(), Some(port.protocol.as_str()), port.app_protocol.as_deref()]
-                .into_iter()
-                .flatten()
-                .filter(|part| !part.is_empty())
-                .collect::<Vec<_>>()
-                .join("  "),
+            aside: {
+                let told = [port.name.as_deref(), Some(port.protocol.as_str()), port.app_protocol.as_deref()];
+                let told: Vec<&str> = told.into_iter().flatten().filter(|part| !part.is_empty()).collect();
+                format!("{}  → localhost:{}", told.join("  "), local_port(port.port, &self.taken))
+            },
             what: What::Port(port.clone()),
         };
         object.ports.iter().map(item).collect()
@@ -245,22 +254,22 @@ impl Picker {
         match (self.step, self.objects) {
             (Step::Context, _) => match &self.contexts {
                 Load::Failed(failed) => Some(error(failed)),
-                Load::Unasked | Load::Waiting | Load::There(_) => None,
+                Load::Unasked | Load::Waiting(_) | Load::There(_) => None,
             },
             (Step::Namespace, _) => match &self.namespaces {
                 Load::Failed(failed) => Some(error(failed)),
                 Load::There(list) => list.problem.as_ref().map(partial),
-                Load::Unasked | Load::Waiting => None,
+                Load::Unasked | Load::Waiting(_) => None,
             },
             (Step::Object, Objects::Services) => match &self.services {
                 Load::Failed(failed) => Some(error(failed)),
                 Load::There(list) => list.problem.as_ref().map(partial),
-                Load::Unasked | Load::Waiting => None,
+                Load::Unasked | Load::Waiting(_) => None,
             },
             (Step::Object, Objects::Workloads) => match &self.workloads {
                 Load::Failed(failed) => Some(error(failed)),
                 Load::There(list) => list.problems.first().map(partial),
-                Load::Unasked | Load::Waiting => None,
+                Load::Unasked | Load::Waiting(_) => None,
             },
             (Step::Port, _) => None,
         }
@@ -268,10 +277,10 @@ impl Picker {
 
     pub(super) fn is_waiting(&self) -> bool {
         match (self.step, self.objects) {
-            (Step::Context, _) => self.contexts == Load::Waiting,
-            (Step::Namespace, _) => self.namespaces == Load::Waiting,
-            (Step::Object, Objects::Services) => self.services == Load::Waiting,
-            (Step::Object, Objects::Workloads) => self.workloads == Load::Waiting,
+            (Step::Context, _) => matches!(self.contexts, Load::Waiting(_)),
+            (Step::Namespace, _) => matches!(self.namespaces, Load::Waiting(_)),
+            (Step::Object, Objects::Services) => matches!(self.services, Load::Waiting(_)),
+            (Step::Object, Objects::Workloads) => matches!(self.workloads, Load::Waiting(_)),
             (Step::Port, _) => false,
         }
     }
@@ -319,7 +328,8 @@ impl Picker {
                 if known {
                     return Going::On(None);
                 }
-                self.namespaces = Load::Waiting;
+                self.asked += 1;
+                self.namespaces = Load::Waiting(self.asked);
                 Going::On(Some(Effect::Namespaces(self.asked, self.place.clone())))
             }
             What::Namespace => {
@@ -332,6 +342,7 @@ impl Picker {
             What::Object(object) if object.ports.is_empty() => Going::NoPorts(item.text),
             What::Object(object) => {
                 self.object = Some(object);
+                self.taken = taken(data);
                 self.enter(Step::Port);
                 Going::On(None)
             }
@@ -383,11 +394,13 @@ impl Picker {
     fn ask_objects(&mut self) -> Option<Effect> {
         match self.objects {
             Objects::Services if self.services == Load::Unasked => {
-                self.services = Load::Waiting;
+                self.asked += 1;
+                self.services = Load::Waiting(self.asked);
                 Some(Effect::Services(self.asked, self.place.clone()))
             }
             Objects::Workloads if self.workloads == Load::Unasked => {
-                self.workloads = Load::Waiting;
+                self.asked += 1;
+                self.workloads = Load::Waiting(self.asked);
                 Some(Effect::Workloads(self.asked, self.place.clone()))
             }
             Objects::Services | Objects::Workloads => None,
@@ -485,8 +498,7 @@ fn ports_text(ports: &[PortInfo]) -> String {
 
 /// Configs for ports of objects, each with a local port that no other config has.
 fn puts(place: &Where, wanted: &[(&Object, &PortInfo)], data: &Data) -> Vec<ConfigPut> {
-    let mut taken: BTreeSet<u16> =
-        data.iter().filter_map(|entry| entry.summary()).map(|summary| summary.local_port).collect();
+    let mut taken = taken(data);
     let mut puts = Vec::new();
     for (object, port) in wanted {
         let local = local_port(port.port, &taken);
@@ -515,6 +527,11 @@ fn puts(place: &Where, wanted: &[(&Object, &PortInfo)], data: &Data) -> Vec<Conf
         puts.push(ConfigPut { spec, revision: None, group: None });
     }
     puts
+}
+
+/// Local ports that configs have.
+fn taken(data: &Data) -> BTreeSet<u16> {
+    data.iter().filter_map(|entry| entry.summary()).map(|summary| summary.local_port).collect()
 }
 
 /// The same number where that can be had by everybody, else one that reminds of it; the next where it is taken.

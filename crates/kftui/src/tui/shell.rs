@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use crossterm::event::{Event, EventStream, KeyEventKind, MouseButton, MouseEvent, MouseEventKind};
-use futures::{FutureExt as _, StreamExt as _};
+use futures::StreamExt as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use kftray_client::{Client, Follow, State};
@@ -41,15 +41,12 @@ pub(super) async fn run(directory: Directory, embedded: bool) -> io::Result<()> 
     let mut linking = std::pin::pin!(link::link(directory, embedded));
     let mut unlinked = true;
     while !shell.ended {
-        if shell.is_due() {
-            let wishes = settle(&mut shell.model);
-            shell.wish(wishes, &mut screen);
-            shell.hits = screen.draw(&shell.model)?;
-            shell.drawn_at = Instant::now();
-            shell.dirty = false;
-            shell.urgent = false;
-        }
         let wake = shell.wake();
+        let due = shell.is_due();
+        if due && shell.untold >= AT_ONCE {
+            shell.draw(&mut screen)?;
+            continue;
+        }
         tokio::select! {
             biased;
             signal = signals.next() => match signal {
@@ -60,29 +57,29 @@ pub(super) async fn run(directory: Directory, embedded: bool) -> io::Result<()> 
                 }
                 Signal::Interrupt | Signal::Terminate | Signal::Hangup => break,
             },
-            event = events.next() => {
+            // Polled by this task only: the stream remembers the first waker it was given.
+            event = events.next() => match event {
+                Some(event) => shell.event(event?, &mut screen),
                 // Standard input is gone: so is whoever looks.
-                let Some(event) = event else { break };
-                shell.event(event?, &mut screen);
-                for _ in 0..AT_ONCE {
-                    let Some(Some(event)) = events.next().now_or_never() else { break };
-                    shell.event(event?, &mut screen);
-                }
-            }
+                None => break,
+            },
             Some(done) = shell.tasks.join_next() => match done {
                 Ok(Some(outcome)) => shell.take(Message::Done(outcome), &mut screen),
                 Ok(None) => {}
-                Err(error) => match error.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // Nothing is cancelled before the end.
-                    Err(_) => {}
-                },
+                // Nothing is cancelled before the end; what panicked ends the window, whose terminal is given back by now.
+                Err(error) => {
+                    if let Ok(panic) = error.try_into_panic() {
+                        std::panic::resume_unwind(panic);
+                    }
+                }
             },
             state = next_state(&mut shell.follow) => shell.hear(state, &mut screen),
             linked = &mut linking, if unlinked => {
                 unlinked = false;
                 shell.linked(linked, &mut screen);
             }
+            // Only when nothing else is there to be taken in.
+            () = std::future::ready(()), if due => shell.draw(&mut screen)?,
             () = tokio::time::sleep_until(wake.unwrap_or_else(Instant::now)), if wake.is_some() => {
                 if shell.wake_is_tick() {
                     shell.take(Message::Tick, &mut screen);
@@ -119,6 +116,8 @@ struct Shell {
     /// To be shown at once: somebody waits for it.
     urgent: bool,
     drawn_at: Instant,
+    /// Messages taken in since then.
+    untold: usize,
     ended: bool,
 }
 
@@ -144,6 +143,7 @@ impl Shell {
             dirty: true,
             urgent: true,
             drawn_at: started,
+            untold: 0,
             ended: false,
         }
     }
@@ -155,6 +155,17 @@ impl Shell {
 
     fn is_due(&self) -> bool {
         self.dirty && (self.urgent || self.drawn_at.elapsed() >= FRAME)
+    }
+
+    fn draw(&mut self, screen: &mut Screen) -> io::Result<()> {
+        let wishes = settle(&mut self.model);
+        self.wish(wishes, screen);
+        self.hits = screen.draw(&self.model)?;
+        self.drawn_at = Instant::now();
+        self.dirty = false;
+        self.urgent = false;
+        self.untold = 0;
+        Ok(())
     }
 
     /// When to go on without anything happening.
@@ -170,6 +181,7 @@ impl Shell {
 
     fn take(&mut self, message: Message, screen: &mut Screen) {
         self.dirty = true;
+        self.untold += 1;
         self.urgent |= !matches!(message, Message::Host(_));
         let now = self.now();
         let wishes = update(&mut self.model, message, now);
@@ -178,16 +190,14 @@ impl Shell {
 
     fn wish(&mut self, wishes: Vec<Effect>, screen: &mut Screen) {
         for wish in wishes {
-            match wish {
-                Effect::Quit => self.ended = true,
-                Effect::Copy(text) => {
-                    if let Err(error) = screen.copy(&text) {
-                        tracing::debug!(%error, "nothing was copied");
-                    }
+            if wish == Effect::Quit {
+                self.ended = true;
+            } else if let Effect::Copy(text) = wish {
+                if let Err(error) = screen.copy(&text) {
+                    tracing::debug!(%error, "nothing was copied");
                 }
-                wish => {
-                    self.tasks.spawn(effects::run(self.client.clone(), wish));
-                }
+            } else {
+                self.tasks.spawn(effects::run(self.client.clone(), wish));
             }
         }
     }

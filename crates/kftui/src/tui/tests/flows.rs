@@ -12,7 +12,9 @@ use kftray_commons::{Code, ForwardId, Problem};
 use serde_json::{Value, json};
 
 use super::super::keys::Scope;
-use super::super::message::{Effect, ExportFault, Exported, Gesture, Message, Outcome, Save, Target, Then};
+use super::super::message::{
+    Answer, Effect, ExportFault, Exported, Gesture, Message, Outcome, Save, Target, Then,
+};
 use super::super::model::Mode;
 use super::script::{Desk, config, desk, history};
 
@@ -21,10 +23,8 @@ fn ids(numbers: &[u64]) -> Vec<ForwardId> {
 }
 
 fn saved(desk: &Desk) -> &Save {
-    match desk.last_wish() {
-        Effect::Save(save) => save,
-        other => panic!("{other:?}"),
-    }
+    let Effect::Save(save) = desk.last_wish() else { panic!("{:?}", desk.last_wish()) };
+    save
 }
 
 #[test]
@@ -36,12 +36,15 @@ fn first_use_takes_five_keys() {
     let Effect::Contexts(asked) = *desk.last_wish() else { panic!("{:?}", desk.wishes) };
     let context = |name: &str, current| ContextInfo { name: name.into(), current, ..ContextInfo::default() };
     let contexts = vec![context("a", false), context("kind", true)];
-    desk.done(Outcome::Contexts(asked, Ok(ContextList { contexts, ..ContextList::default() })));
+    desk.done(Outcome::Listed(
+        asked,
+        Answer::Contexts(Ok(ContextList { contexts, ..ContextList::default() })),
+    ));
     desk.press("<enter>");
     let Effect::Namespaces(asked, place) = desk.last_wish().clone() else { panic!("{:?}", desk.wishes) };
     assert_eq!(place.context, "kind", "the current context is under the cursor");
     let namespaces = ["kube-system", "shop"].map(str::to_owned).to_vec();
-    desk.done(Outcome::Namespaces(asked, Ok(NamespaceList { namespaces, problem: None })));
+    desk.done(Outcome::Listed(asked, Answer::Namespaces(Ok(NamespaceList { namespaces, problem: None }))));
     desk.press("<enter>");
     let Effect::Services(asked, place) = desk.last_wish().clone() else { panic!("{:?}", desk.wishes) };
     assert_eq!(place.namespace, "shop", "those of the cluster come last");
@@ -53,7 +56,10 @@ fn first_use_takes_five_keys() {
         ports: vec![port],
         ..ServiceInfo::default()
     };
-    desk.done(Outcome::Services(asked, Ok(ServiceList { services: vec![service], problem: None })));
+    desk.done(Outcome::Listed(
+        asked,
+        Answer::Services(Ok(ServiceList { services: vec![service], problem: None })),
+    ));
     desk.press("<enter><enter>");
     let save = saved(&desk).clone();
     assert_eq!(save.then, Then::Start);
@@ -309,6 +315,9 @@ fn the_history_is_asked_for_once_the_cursor_rests() {
     assert_eq!(desk.wishes, [Effect::History(ForwardId(2))]);
     desk.wait(std::time::Duration::from_secs(20));
     assert_eq!(desk.wishes.len(), 1, "once");
+    desk.say(|snapshot| Arc::make_mut(&mut snapshot.forwards[1]).since += 1);
+    desk.wait(std::time::Duration::from_millis(300));
+    assert_eq!(desk.wishes.len(), 2, "again when its state is another");
     desk.done(Outcome::History(ForwardId(2), Ok(history())));
     desk.press("<enter>");
     assert!(desk.screen(false).contains("front-5c8b77-q7w2e is gone"));

@@ -14,7 +14,7 @@ use kftray_commons::{Code, ForwardId, Problem, Status};
 use proptest::prelude::*;
 
 use super::super::keys::Action;
-use super::super::message::{Effect, ExportFault, Exported, Gesture, Message, Outcome, Seen, Target};
+use super::super::message::{Answer, Effect, ExportFault, Exported, Gesture, Message, Outcome, Seen, Target};
 use super::script::{Desk, config, history, state};
 
 #[derive(Debug, Clone)]
@@ -156,21 +156,30 @@ fn answer(effect: Effect, good: bool) -> Option<Outcome> {
         Effect::Contexts(number) => {
             let contexts =
                 ["a", "b"].map(|name| ContextInfo { name: name.into(), ..ContextInfo::default() }).to_vec();
-            Outcome::Contexts(number, or(good).map(|()| ContextList { contexts, ..ContextList::default() }))
+            Outcome::Listed(
+                number,
+                Answer::Contexts(or(good).map(|()| ContextList { contexts, ..ContextList::default() })),
+            )
         }
         Effect::Namespaces(number, _) => {
             let namespaces = vec!["default".to_owned(), "日本".to_owned()];
-            Outcome::Namespaces(number, or(good).map(|()| NamespaceList { namespaces, problem: None }))
+            Outcome::Listed(
+                number,
+                Answer::Namespaces(or(good).map(|()| NamespaceList { namespaces, problem: None })),
+            )
         }
         Effect::Services(number, _) => {
             let port = PortInfo { port: 65_535, protocol: "UDP".into(), ..PortInfo::default() };
             let service =
                 |name: &str, ports| ServiceInfo { name: name.into(), ports, ..ServiceInfo::default() };
             let services = vec![service("a", vec![port.clone(), port]), service("b", Vec::new())];
-            Outcome::Services(number, or(good).map(|()| ServiceList { services, problem: None }))
+            Outcome::Listed(
+                number,
+                Answer::Services(or(good).map(|()| ServiceList { services, problem: None })),
+            )
         }
         Effect::Workloads(number, _) => {
-            Outcome::Workloads(number, or(good).map(|()| WorkloadList::default()))
+            Outcome::Listed(number, Answer::Workloads(or(good).map(|()| WorkloadList::default())))
         }
         Effect::Import(request) => {
             let report = ImportReport { dry_run: request.dry_run, ..ImportReport::default() };

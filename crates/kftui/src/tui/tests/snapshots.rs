@@ -7,7 +7,7 @@ use kftray_commons::api::{
 };
 use kftray_commons::{Code, ForwardId, Problem};
 
-use super::super::message::{Effect, Message, Outcome};
+use super::super::message::{Answer, Effect, Message, Outcome};
 use super::super::theme::Surroundings;
 use super::script::{Desk, desk, history, morning};
 
@@ -134,12 +134,18 @@ fn browsing() {
         ..ContextInfo::default()
     };
     let contexts = vec![context("prod-eu", false), context("staging", true), context("minikube", false)];
-    desk.done(Outcome::Contexts(asked, Ok(ContextList { contexts, ..ContextList::default() })));
+    desk.done(Outcome::Listed(
+        asked,
+        Answer::Contexts(Ok(ContextList { contexts, ..ContextList::default() })),
+    ));
     insta::assert_snapshot!("browse_2_contexts", desk.screen(false));
     desk.press("<enter>");
     let problem = Problem::new(Code::Forbidden, "you may not list namespaces in staging");
     let namespaces = ["default", "kube-system", "pay", "shop"].map(str::to_owned).to_vec();
-    desk.done(Outcome::Namespaces(asked, Ok(NamespaceList { namespaces, problem: Some(problem) })));
+    desk.done(Outcome::Listed(
+        asked,
+        Answer::Namespaces(Ok(NamespaceList { namespaces, problem: Some(problem) })),
+    ));
     insta::assert_snapshot!("browse_3_namespaces", desk.screen(false));
     desk.press("<enter>");
     let port = |name: &str, port| PortInfo {
@@ -160,7 +166,7 @@ fn browsing() {
         service("front", vec![port("http", 80), port("metrics", 9090)]),
         service("headless", Vec::new()),
     ];
-    desk.done(Outcome::Services(asked, Ok(ServiceList { services, problem: None })));
+    desk.done(Outcome::Listed(asked, Answer::Services(Ok(ServiceList { services, problem: None }))));
     desk.press("<space>");
     insta::assert_snapshot!("browse_4_services", desk.screen(false));
     desk.press("<up><space><enter>");

@@ -306,11 +306,8 @@ fn picker(model: &mut Model, mut picker: Box<Picker>, action: Action, effects: &
         A::Last => picker.step_cursor(isize::MAX),
         A::Tick => picker.tick(),
         A::Next => effects.extend(picker.switch()),
-        A::Back => {
-            if !picker.back() {
-                return;
-            }
-        }
+        A::Back if !picker.back() => return,
+        A::Back => {}
         A::Edit => {
             if let Some(spec) = picker.for_form(&model.data) {
                 model.push(Mode::Picker(picker));

@@ -11,7 +11,7 @@ use kftray_commons::api::{
 use serde_json::json;
 
 use super::super::dialogs::{Ask, Prompt, Report, Tone, Yes};
-use super::super::message::{Effect, ExportFault, Exported, Outcome, Save, Then};
+use super::super::message::{Answer, Effect, ExportFault, Exported, Outcome, Save, Then};
 use super::super::model::{Mode, Model, NoticeKind};
 use super::super::picker::Load;
 use super::super::text::count;
@@ -31,13 +31,13 @@ pub(super) fn take(model: &mut Model, outcome: Outcome, effects: &mut Vec<Effect
         }
         Outcome::Deleted(results) => deleted(model, &results),
         Outcome::History(id, result) => {
-            if model.history.as_ref().is_some_and(|(known, _)| *known == id) {
-                model.history = Some((id, Some(result.unwrap_or_default())));
+            if let Some((known, _, history)) = &mut model.history
+                && *known == id
+            {
+                *history = Some(result.unwrap_or_default());
             }
         }
-        Outcome::Contexts(..) | Outcome::Namespaces(..) | Outcome::Services(..) | Outcome::Workloads(..) => {
-            listed(model, outcome, effects);
-        }
+        Outcome::Listed(number, answer) => listed(model, number, answer, effects),
         Outcome::Imported(request, result) => imported(model, request, result),
         Outcome::Exported { path, result } => exported(model, path, result),
         Outcome::Looked(folder, seen) => {
@@ -174,10 +174,12 @@ fn refuse_form(model: &mut Model, error: &Error) {
 fn close(model: &mut Model, like: impl Fn(&Mode) -> bool) {
     let mut kept = Vec::new();
     loop {
-        match model.pop() {
-            Mode::List => break,
-            mode if like(&mode) => {}
-            mode => kept.push(mode),
+        let mode = model.pop();
+        if matches!(mode, Mode::List) {
+            break;
+        }
+        if !like(&mode) {
+            kept.push(mode);
         }
     }
     kept.into_iter().rev().for_each(|mode| model.push(mode));
@@ -195,23 +197,22 @@ fn deleted(model: &mut Model, results: &[(ForwardId, Result<(), Error>)]) {
 }
 
 /// The answer about a cluster goes to the picker that asked, if it is still about the same.
-fn listed(model: &mut Model, outcome: Outcome, effects: &mut Vec<Effect>) {
+fn listed(model: &mut Model, number: u64, outcome: Answer, effects: &mut Vec<Effect>) {
     fn load<T>(result: Result<T, Error>) -> Load<T> {
         result.map_or_else(Load::Failed, Load::There)
     }
-    let Some(picker) = model.modes_mut().iter_mut().find_map(|mode| match mode {
-        Mode::Picker(picker) => Some(picker),
-        _ => None,
-    }) else {
-        return;
-    };
-    let asked = picker.asked;
+    let mut pickers = model
+        .modes_mut()
+        .iter_mut()
+        .filter_map(|mode| if let Mode::Picker(picker) = mode { Some(picker) } else { None });
+    let Some(picker) = pickers.next() else { return };
+    // An answer to an earlier question is about another place.
     match outcome {
-        Outcome::Contexts(number, result) if number == asked => picker.contexts = load(result),
-        Outcome::Namespaces(number, result) if number == asked => picker.namespaces = load(result),
-        Outcome::Services(number, result) if number == asked => picker.services = load(result),
-        Outcome::Workloads(number, result) if number == asked => picker.workloads = load(result),
-        _ => return,
+        Answer::Contexts(result) if picker.contexts.awaits(number) => picker.contexts = load(result),
+        Answer::Namespaces(result) if picker.namespaces.awaits(number) => picker.namespaces = load(result),
+        Answer::Services(result) if picker.services.awaits(number) => picker.services = load(result),
+        Answer::Workloads(result) if picker.workloads.awaits(number) => picker.workloads = load(result),
+        Answer::Contexts(_) | Answer::Namespaces(_) | Answer::Services(_) | Answer::Workloads(_) => return,
     }
     // Whoever has begun to type or move keeps the place.
     if picker.cursor == 0 && picker.filter.is_empty() {

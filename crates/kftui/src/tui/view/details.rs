@@ -304,7 +304,7 @@ fn aside(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans>
     if let Some(state) = entry.state.as_ref().filter(|state| state.is_active()) {
         pods(state, theme, width, &mut lines);
     }
-    let Some((id, Some(history))) = &model.history else { return lines };
+    let Some((id, _, Some(history))) = &model.history else { return lines };
     if *id != entry.id || history.entries.is_empty() {
         return lines;
     }
@@ -353,6 +353,8 @@ fn pods(state: &ForwardState, theme: Theme, width: usize, lines: &mut Vec<Spans>
         let name = format!("{}:{}", pod.pod, pod.port);
         let room = width.saturating_sub(2 + text::width(word));
         let name = text::cut(&name, room).into_owned();
+        // A node is worth nothing in half.
+        let node = if text::width(&name) + text::width(&node) <= room { node } else { String::new() };
         lines.push(vec![
             (format!("{sign} "), style),
             (name, theme.text()),

@@ -84,10 +84,8 @@ pub(super) fn draw(model: &Model, canvas: &mut Canvas<'_>) {
         let line = Rect { y, height: 1, ..areas.list };
         canvas.hit(line, Target::Row(number));
         if number == model.list.cursor {
-            let style = match model.mode() {
-                Mode::List | Mode::Search => canvas.theme.cursor(),
-                _ => canvas.theme.cursor_aside(),
-            };
+            let has_keys = matches!(model.mode(), Mode::List | Mode::Search);
+            let style = if has_keys { canvas.theme.cursor() } else { canvas.theme.cursor_aside() };
             canvas.tint(line, style);
         }
         match row {
@@ -203,10 +201,8 @@ fn draw_forward(
 fn rest(model: &Model, canvas: &Canvas<'_>, entry: &Entry, width: usize) -> Spans {
     let theme = canvas.theme;
     if let (Some(problem), true) = (entry.problem(), entry.is_active()) {
-        let style: Style = match entry.status() {
-            Status::NeedsUser { .. } => theme.text(),
-            _ => theme.dim(),
-        };
+        let needs_user = matches!(entry.status(), Status::NeedsUser { .. });
+        let style: Style = if needs_user { theme.text() } else { theme.dim() };
         let next = entry.retry_at().filter(|at| *at > model.now.wall);
         let wait = next.map(|at| format!("{}  ", text::span(model.until(at)))).unwrap_or_default();
         return vec![(wait, theme.busy()), (text::clean(&problem.message).into_owned(), style)];
