@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::join_all;
 use kftray_commons::api::{
-    Action, ActionOutcome, ActionReport, ActionRequest, ActionResult, EndedBy, Error, LeaseId, Origin,
+    Action, ActionOutcome, ActionReport, ActionRequest, ActionResult, Config, EndedBy, Error, LeaseId, Origin,
 };
 use kftray_commons::store::Draft;
 use kftray_commons::{Code, ForwardId, ForwardSpec, Problem};
@@ -46,9 +46,11 @@ pub(crate) async fn act(
     let configs = core.board().configs();
     let (configs, forwards) = match action {
         Action::Start => (configs, forwards),
-        // What does not run cannot be stopped by "all"; by name it is told that it does not run.
+        // What does not run cannot be stopped by "all", unless it shall run; by name it is told that it does not run.
         Action::Stop | Action::Restart if selection.all => {
-            (Vec::new(), forwards.into_iter().filter(|forward| forward.is_active()).collect())
+            let desired = |config: &Arc<Config>| action == Action::Stop && config.desired;
+            let active = forwards.into_iter().filter(|forward| forward.is_active());
+            (configs.into_iter().filter(desired).collect(), active.collect())
         }
         Action::Stop | Action::Restart => (configs, forwards),
     };

@@ -247,7 +247,7 @@ impl Host {
         let core = Arc::clone(&self.core);
         self.tasks.spawn(async move {
             while let Some(lease) = leases.recv().await {
-                let ids = core.fleet().leased(lease);
+                let ids = core.fleet().release(lease);
                 join_all(ids.into_iter().map(|id| core.fleet().stop(id, EndedBy::Lease))).await;
             }
         });

@@ -201,6 +201,36 @@ async fn a_lease_ends_with_its_client() {
     host.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_ends_with_the_last_who_wants_it() {
+    let ground = Ground::new().await;
+    let host = ground.host().await;
+    let client = ground.client().await;
+    let mut follow = client.follow();
+    let (db, web) = (add(&client, "db", "db", 5432).await.id, add(&client, "web", "web", 80).await.id);
+    let (first, second) = (client.hold_lease().await.expect("one"), client.hold_lease().await.expect("two"));
+    for lease in [first.id(), second.id()] {
+        let selection = Selection::ids([db, web]);
+        let request = ActionRequest { selection, lease: Some(lease), ..ActionRequest::default() };
+        client.act(Action::Start, &request).await.expect("started");
+    }
+    // Somebody wants this one to stay.
+    start(&client, &[web]).await;
+    let second_id = second.id();
+    drop(first);
+    let state = until(&mut follow, "the other lease", |snapshot| {
+        snapshot.forward(db).is_some_and(|forward| forward.origin.lease() == Some(second_id))
+    })
+    .await;
+    assert!(state.snapshot.forward(db).is_some_and(|forward| forward.is_active()));
+    drop(second);
+    let state =
+        until(&mut follow, "its end", |s| s.forward(db).is_some_and(|forward| !forward.is_active())).await;
+    let web = state.snapshot.forward(web).expect("it runs");
+    assert!(web.is_active() && web.origin.lease().is_none(), "{web:?}");
+    host.stop().await;
+}
+
 #[tokio::test]
 async fn time_to_live_and_idle_limit() {
     let ground = Ground::new().await;

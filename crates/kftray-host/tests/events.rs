@@ -4,10 +4,11 @@ mod support;
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kftray_commons::api::{AD_HOC_IDS, Settings, SettingsPatch, Snapshot};
 use support::{Ground, LIMIT, add, entry, put, raw, until};
+use tokio::time::Instant;
 
 /// How long an edit may take to be seen on a machine that does ten other things meanwhile. The promise is 100 ms; the
 /// figure is printed.

@@ -133,7 +133,7 @@ async fn peers_of_other_versions() {
 }
 
 /// A host of another version, as far as a client looks before it decides.
-async fn strange_host(protocol: (u32, u32), version: &str) -> TempDir {
+fn strange_host(protocol: (u32, u32), version: &str) -> TempDir {
     let directory = tempfile::tempdir().expect("a directory");
     let socket = kftray_client::place(directory.path()).socket;
     let listener = tokio::net::UnixListener::bind(socket).expect("bound");
@@ -158,16 +158,16 @@ async fn strange_host(protocol: (u32, u32), version: &str) -> TempDir {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hosts_of_other_versions() {
-    let old = strange_host((0, 0), "0.0.1").await;
+    let old = strange_host((0, 0), "0.0.1");
     let error = Client::connect(old.path()).await.expect_err("too old");
     assert_eq!(error.code, Code::VersionMismatch);
     assert!(error.message.contains("version 0.0.1") && error.remedy.contains("host stop"), "{error:?}");
-    let new = strange_host((PROTOCOL.max + 1, PROTOCOL.max + 1), "99.0.0").await;
+    let new = strange_host((PROTOCOL.max + 1, PROTOCOL.max + 1), "99.0.0");
     let error = Client::connect(new.path()).await.expect_err("too new");
     assert_eq!(error.code, Code::VersionMismatch);
     assert!(error.remedy.contains("Update this program"), "{error:?}");
     // A newer one that still speaks our protocol serves us; what it says more is passed over.
-    let newer = strange_host((PROTOCOL.min, PROTOCOL.max + 1), "99.0.0").await;
+    let newer = strange_host((PROTOCOL.min, PROTOCOL.max + 1), "99.0.0");
     let client = Client::connect(newer.path()).await.expect("understood");
     assert_eq!(client.host().mode, Mode::Other);
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use kftray_client::{Link, State};
 use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, SettingsPatch};
@@ -11,7 +11,7 @@ use support::{Ground, LIMIT, act, add, echoes, entry, ready, start, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shall_run_comes_back_if_wanted() {

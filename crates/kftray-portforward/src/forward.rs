@@ -114,6 +114,13 @@ impl Forward {
         counters
     }
 
+    /// The counters now but for the percentiles, which are 0: cheap enough to ask thousands of forwards whether anything
+    /// has moved.
+    #[must_use]
+    pub fn totals(&self) -> Counters {
+        self.about.tally.totals(Instant::now())
+    }
+
     /// Where it listens, with real ports; empty until bound.
     #[must_use]
     pub fn addresses(&self) -> Vec<SocketAddr> {

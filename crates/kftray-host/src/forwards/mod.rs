@@ -3,7 +3,7 @@
 mod plan;
 mod runner;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -68,6 +68,9 @@ struct Alive {
     origin: Origin,
     lifetime: Lifetime,
     started_at: u64,
+    /// The leases that want it; it ends when the last of them does. None: nobody's end ends it.
+    holders: BTreeSet<LeaseId>,
+    /// Totals that were told last.
     told: Counters,
 }
 
@@ -123,9 +126,7 @@ impl Fleet {
         let slot = self.slot(wanted.id);
         let mut running = slot.0.lock().await;
         if running.as_ref().is_some_and(|running| !running.stop.is_closed()) {
-            if let Some(alive) = self.alive().get(&wanted.id) {
-                alive.forward.retry();
-            }
+            self.join(wanted.id, wanted.origin);
             return Ok(ActionOutcome::AlreadyRunning);
         }
         // One that is about to end by itself still has its port.
@@ -169,10 +170,45 @@ impl Fleet {
         self.alive().get(&id).map(|alive| (alive.spec.clone(), alive.origin))
     }
 
-    /// What runs by a lease.
-    pub(crate) fn leased(&self, lease: LeaseId) -> Vec<ForwardId> {
-        let alive = self.alive();
-        alive.iter().filter(|(_, alive)| alive.origin.lease() == Some(lease)).map(|(id, _)| *id).collect()
+    /// A lease has ended. Answers what ran for it alone, and is to end now.
+    pub(crate) fn release(&self, lease: LeaseId) -> Vec<ForwardId> {
+        let mut alone = Vec::new();
+        for (id, alive) in self.alive().iter_mut() {
+            if !alive.holders.remove(&lease) {
+                continue;
+            }
+            match alive.holders.first().copied() {
+                None => alone.push(*id),
+                Some(other) => self.change_origin(*id, alive, Some(other)),
+            }
+        }
+        alone
+    }
+
+    /// Somebody wants what runs already: it tries again now if it waits, and ends with the last who wants it. Who wants
+    /// it without a lease wants it to stay.
+    fn join(&self, id: ForwardId, origin: Origin) {
+        let mut alive = self.alive();
+        let Some(alive) = alive.get_mut(&id) else { return };
+        alive.forward.retry();
+        match origin.lease() {
+            None if !alive.holders.is_empty() => {
+                alive.holders.clear();
+                self.change_origin(id, alive, None);
+            }
+            Some(lease) if !alive.holders.is_empty() => {
+                alive.holders.insert(lease);
+            }
+            None | Some(_) => {}
+        }
+    }
+
+    fn change_origin(&self, id: ForwardId, alive: &mut Alive, lease: Option<LeaseId>) {
+        alive.origin = match alive.origin {
+            Origin::Config { .. } => Origin::Config { lease },
+            Origin::AdHoc { .. } => Origin::AdHoc { lease },
+        };
+        self.board.change_forward(id, |state| state.origin = alive.origin);
     }
 
     /// Everything that runs.
@@ -208,11 +244,13 @@ impl Fleet {
         let now = clock::now();
         let mut tallies = Vec::new();
         for (id, alive) in self.alive().iter_mut() {
-            let counters = alive.forward.counters();
-            if (Counters { idle_ms: alive.told.idle_ms, ..counters }) == alive.told {
+            // Most forwards rest most of the time: whether one has moved must cost next to nothing.
+            let totals = Counters { idle_ms: None, ..alive.forward.totals() };
+            if totals == alive.told {
                 continue;
             }
-            alive.told = counters;
+            alive.told = totals;
+            let counters = alive.forward.counters();
             let idle_limit_at =
                 alive.lifetime.idle.map(|idle| runner::idle_limit_at(alive.started_at, now, idle, &counters));
             tallies.push(Tally { id: *id, counters, idle_limit_at });
@@ -246,7 +284,8 @@ impl Fleet {
             last_kind: None,
         };
         let told = Counters::default();
-        self.alive().insert(id, Alive { forward, spec, origin, lifetime, started_at, told });
+        let holders = origin.lease().into_iter().collect();
+        self.alive().insert(id, Alive { forward, spec, origin, lifetime, started_at, holders, told });
         let (stop_tx, stop_rx) = oneshot::channel();
         let fleet = Arc::downgrade(self);
         let mut task = JoinSet::new();
