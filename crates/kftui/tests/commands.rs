@@ -68,7 +68,15 @@ async fn the_life_of_a_forward() {
     // Another command, another process: the same truth.
     let status = home.run(0, &["status"]).stdout;
     assert!(status.contains("web") && status.contains("ready") && status.contains("websocket"), "{status}");
-    let details = home.run(0, &["status", "web"]).stdout;
+    // Counters are brought up to date now and then, not with every byte.
+    let mut details = String::new();
+    for _ in 0..100 {
+        details = home.run(0, &["status", "web"]).stdout;
+        if details.contains("1 connections") {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    }
     assert!(details.contains("pod:") && details.contains("1 connections"), "{details}");
     let port = address.rsplit(':').next().expect("a port");
     let env = home.run(0, &["env", "web"]).stdout;

@@ -141,7 +141,7 @@ async fn network() {
     assert!(!asked.to_string().contains("geheim"));
     ground.cluster.faults().throttle_requests("*", "*", 1, None);
     ground.told(&ground.current(), WEB, "cluster_error", &["429"]);
-    ground.cluster.faults().clear().await;
+    ground.cluster.faults().stop_failing_requests();
     let page = "<html>Sign in to the hotel's network</html>";
     ground.cluster.faults().fail_requests("*", "*", StatusCode::SERVICE_UNAVAILABLE, page, None);
     ground.told(&ground.current(), WEB, "cluster_error", &["503"]);

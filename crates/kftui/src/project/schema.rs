@@ -22,6 +22,7 @@ enum Kind {
         max: u64,
     },
     Texts,
+    List,
 }
 
 /// The fields of an entry, in the order in which people write them.
@@ -76,6 +77,11 @@ const FIELDS: &[(&str, Kind, &str)] = &[
         "Where to listen; several separated by commas. Default: localhost. Beyond loopback is asked about once.",
     ),
     ("remote_address", Kind::Text, "Host, or host:port, that the cluster reaches (workload_type proxy)."),
+    (
+        "via",
+        Kind::Words(&["direct", "relay", "auto"]),
+        "By port-forward, by the relay, or by the relay where one is. Default: direct.",
+    ),
     ("auto_loopback_address", Kind::Flag, "Listen on a loopback address of its own."),
     ("domain_enabled", Kind::Flag, "Make the alias a host name on this machine."),
     ("tags", Kind::Texts, "Marks for grouping and filtering, such as {\"team\": \"blue\"}."),
@@ -99,6 +105,18 @@ const FIELDS: &[(&str, Kind, &str)] = &[
         "Who reaches an expose: the cluster, or the internet.",
     ),
     ("exposure_protocol", Kind::Words(&["http", "tcp"]), "What an internal expose carries. Default: http."),
+    ("exposure_allow", Kind::List, "Addresses and networks that may call an expose. Default: all."),
+    (
+        "exposure_basic_auth",
+        Kind::Text,
+        "user:password that callers of an expose must give. Better not in a repository.",
+    ),
+    (
+        "exposure_bearer_token",
+        Kind::Text,
+        "Token that callers of an expose must give. Better not in a repository.",
+    ),
+    ("exposure_expires_after", Kind::Text, "End an expose after so long, such as 8h."),
     ("cert_manager_enabled", Kind::Flag, "TLS by cert-manager for a public expose."),
     ("cert_issuer", Kind::Text, "cert-manager issuer. Default: letsencrypt-prod."),
     ("cert_issuer_kind", Kind::Words(&["ClusterIssuer", "Issuer"]), "Its kind. Default: ClusterIssuer."),
@@ -156,6 +174,7 @@ fn field(kind: &Kind, about: &str) -> Value {
         ] }),
         Kind::Count { max } => json!({ "type": "integer", "minimum": 0, "maximum": max }),
         Kind::Texts => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
+        Kind::List => json!({ "type": "array", "items": { "type": "string" } }),
     };
     schema["description"] = about.into();
     schema
@@ -193,6 +212,20 @@ mod tests {
                 warnings.iter().all(|one| !one.message.contains("unknown field")),
                 "{name}: {warnings:?}"
             );
+        }
+    }
+
+    /// What the border knows and people may write is in the table; `bind_address` is an older name.
+    #[test]
+    fn no_field_of_the_border_is_missing() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../kftray-commons/src/border/fields.rs");
+        let source = std::fs::read_to_string(path).expect("the border's fields");
+        let known =
+            source.split_once("const KNOWN").and_then(|(_, rest)| rest.split_once("];")).expect("the list").0;
+        let names: Vec<&str> = known.split('"').skip(1).step_by(2).collect();
+        assert!(names.len() > 25);
+        for name in names.into_iter().filter(|name| !matches!(*name, "id" | "bind_address")) {
+            assert!(FIELDS.iter().any(|(known, ..)| *known == name), "{name} is not in the schema");
         }
     }
 

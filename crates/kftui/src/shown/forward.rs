@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use kftray_commons::api::{Config, ForwardState, Snapshot};
 use kftray_commons::tags::Tags;
 use kftray_commons::{ForwardId, Problem};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::table::{Cell, Tone};
 
@@ -33,10 +33,24 @@ pub(crate) struct Forward {
     pub(crate) stored: bool,
     /// What stands in its way now.
     pub(crate) problem: Option<Problem>,
-    /// As it is written down.
+    /// As it is written down, secrets aside.
+    #[serde(serialize_with = "without_secrets")]
     pub(crate) config: Option<Config>,
     /// As it runs.
     pub(crate) forward: Option<ForwardState>,
+}
+
+/// Fields of an entry that are shown to nobody; `kftui export` and `kftui edit` have them.
+const SECRETS: [&str; 2] = ["exposure_basic_auth", "exposure_bearer_token"];
+
+fn without_secrets<S: Serializer>(config: &Option<Config>, to: S) -> Result<S::Ok, S::Error> {
+    let mut config = config.clone();
+    for name in SECRETS {
+        if let Some(value) = config.as_mut().and_then(|config| config.spec.get_mut(name)) {
+            *value = "***".into();
+        }
+    }
+    config.serialize(to)
 }
 
 /// The state in one word; one that has ended is stopped, whatever it was.
