@@ -72,12 +72,12 @@ async fn the_life_of_a_forward() {
     let mut details = String::new();
     for _ in 0..100 {
         details = home.run(0, &["status", "web"]).stdout;
-        if details.contains("1 connections") {
+        if details.contains("1 connection,") {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
-    assert!(details.contains("pod:") && details.contains("1 connections"), "{details}");
+    assert!(details.contains("pod:") && details.contains("1 connection,"), "{details}");
     let port = address.rsplit(':').next().expect("a port");
     let env = home.run(0, &["env", "web"]).stdout;
     assert_eq!(env, format!("KFTRAY_WEB_HOST=127.0.0.1\nKFTRAY_WEB_PORT={port}\n"));

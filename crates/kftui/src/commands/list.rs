@@ -181,8 +181,9 @@ fn details(forwards: &[Forward], now: u64, paint: Paint) -> String {
             line(
                 "carried",
                 format!(
-                    "{} connections, {} open{failed}; {} down, {} up",
+                    "{} connection{}, {} open{failed}; {} down, {} up",
                     counters.connections,
+                    if counters.connections == 1 { "" } else { "s" },
                     counters.open,
                     bytes(counters.bytes_down),
                     bytes(counters.bytes_up)
