@@ -17,7 +17,17 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("kftray-client", &["kftray-commons"]),
     ("kftray-host", &["kftray-commons", "kftray-kube", "kftray-portforward"]),
     ("kftray-testkit", &["kftray-commons", "kftray-spdy"]),
-    ("kftui", &["kftray-client", "kftray-commons", "kftray-host", "kftray-kube", "kftray-portforward", "kftray-testkit"]),
+    (
+        "kftui",
+        &[
+            "kftray-client",
+            "kftray-commons",
+            "kftray-host",
+            "kftray-kube",
+            "kftray-portforward",
+            "kftray-testkit",
+        ],
+    ),
 ];
 
 /// The workshop: nothing is shipped from these, and nothing shipped may depend on them.

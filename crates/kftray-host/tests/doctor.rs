@@ -21,7 +21,8 @@ async fn cluster() -> FakeCluster {
 
 async fn look(fake: &FakeCluster, entries: &str, request: DoctorRequest) -> DoctorReport {
     let kubeconfig = fake.kubeconfig_path().display().to_string();
-    let variables = [("PATH", "/usr/bin:/bin"), ("KUBECONFIG", kubeconfig.as_str()), ("HOME", "/nonexistent")];
+    let variables =
+        [("PATH", "/usr/bin:/bin"), ("KUBECONFIG", kubeconfig.as_str()), ("HOME", "/nonexistent")];
     let options = KubeOptions {
         environment: Environment::new(variables, "/"),
         transport: TransportChoice::Auto,
@@ -50,7 +51,8 @@ async fn healthy_and_sick_ones() {
     ]"#
     );
     let report = look(&fake, &entries, DoctorRequest::default()).await;
-    let contexts: Vec<_> = report.contexts.iter().map(|one| (one.asked.as_deref(), one.name.as_deref())).collect();
+    let contexts: Vec<_> =
+        report.contexts.iter().map(|one| (one.asked.as_deref(), one.name.as_deref())).collect();
     assert_eq!(contexts, [(None, Some("admin")), (Some("bob"), Some("bob")), (Some("nowhere"), None)]);
     assert_eq!(report.contexts[2].problems[0].code, Code::ContextMissing);
     let codes = |label: &str| {
@@ -69,7 +71,10 @@ async fn healthy_and_sick_ones() {
     assert!(good.endpoints.iter().all(|one| one.port == 8080 && one.condition == PodCondition::Ready));
     let busy = &report.forwards[1].local[0];
     assert_eq!((busy.holder, busy.address.as_str()), (Holder::Taken, format!("127.0.0.1:{port}").as_str()));
-    assert!(busy.owner.as_ref().is_some_and(|owner| owner.contains(&std::process::id().to_string())), "{busy:?}");
+    assert!(
+        busy.owner.as_ref().is_some_and(|owner| owner.contains(&std::process::id().to_string())),
+        "{busy:?}"
+    );
     // What is said about the missing context lists all names, and one context is called like its token.
     let mut told = report.clone();
     told.contexts.pop();

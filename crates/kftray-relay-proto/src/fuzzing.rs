@@ -87,7 +87,7 @@ fn joined(records: Vec<Record>) -> Vec<Record> {
     for record in records {
         match (out.last_mut(), record) {
             (Some(Record::Data(before)), Record::Data(after)) => {
-                *before = [&before[..], &after[..]].concat().into()
+                *before = [&before[..], &after[..]].concat().into();
             }
             (_, record) => out.push(record),
         }

@@ -6,11 +6,11 @@ use kftray_commons::{ClusterRef, ContextRef, ForwardId, ForwardSpec, Workload};
 
 use crate::cli::{ForwardArgs, PlaceArgs, Way};
 use crate::exit::Exit;
+use crate::render;
 use crate::session::{self, Item, Rules};
 use crate::signals::Signals;
-use crate::target::{self, Wanted};
-use crate::render;
 use crate::stack::Stack;
+use crate::target::{self, Wanted};
 
 /// Checks the command line. The error is for the person who wrote it.
 pub(crate) fn specs(args: &ForwardArgs) -> Result<Vec<ForwardSpec>, String> {

@@ -12,8 +12,8 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use kftray_commons::store::Directory;
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
-    Access, Deploy, Installation, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions,
-    RelaySettings, SubjectKind, created_by, job_manifest,
+    Access, Deploy, Installation, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions, RelaySettings,
+    SubjectKind, created_by, job_manifest,
 };
 use kftray_kube::{Cluster, ClusterState, Clusters, Environment, TransportChoice, TransportMemory};
 use serde_json::json;

@@ -28,7 +28,8 @@ impl Stack {
             tracing::warn!("{error:#}");
             RelayOptions::ephemeral()
         });
-        let options = KubeOptions { environment, transport: choice(transport), relay, ..KubeOptions::from_process() };
+        let options =
+            KubeOptions { environment, transport: choice(transport), relay, ..KubeOptions::from_process() };
         let ports = Arc::new(KubePorts::new(options));
         Self { engine: Engine::new(ports.clone(), ports.clone(), Limits::detect()), ports }
     }

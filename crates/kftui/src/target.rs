@@ -294,7 +294,10 @@ mod tests {
             ("svc/a 8080:80 svc/b 5432", "service/a 8080>80, service/b 5432>5432"),
             ("svc/a 1 2:3 x :4", "service/a 1>1, service/a 2>3, pod/x 0>4"),
             ("0db 80", "pod/0db 80>80"),
-            ("svc/dns 53/udp 5353:53/UDP :dns/udp", "service/dns 53>53/udp, service/dns 5353>53/udp, service/dns 0>dns/udp"),
+            (
+                "svc/dns 53/udp 5353:53/UDP :dns/udp",
+                "service/dns 53>53/udp, service/dns 5353>53/udp, service/dns 0>dns/udp",
+            ),
             ("svc/web 80/tcp", "service/web 80>80"),
             ("proxy/db.corp.example 5432", "host/db.corp.example 5432>5432"),
             ("host/10.0.0.7 5432:5433", "host/10.0.0.7 5432>5433"),

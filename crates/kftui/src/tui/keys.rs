@@ -142,7 +142,7 @@ pub(super) const BINDINGS: &[Binding] = {
             &[letter('f')],
             A::Toggle,
             Some("start/stop"),
-            "Start or stop: the ticked ones, the group or the forward under the cursor",
+            "Start or stop: the ticked ones, the group or the forward",
         ),
         line(S::List, ENTER, A::Open, Some("open"), "Details of the forward; fold or unfold the group"),
         line(S::List, &[letter('b')], A::Browse, Some("browse"), "Browse a cluster and add from it"),
@@ -152,7 +152,7 @@ pub(super) const BINDINGS: &[Binding] = {
             &[letter('/')],
             A::Search,
             Some("find"),
-            "Search: words of name, target, context, namespace, tags, port or state",
+            "Search name, target, context, namespace, tags, port, state",
         ),
         line(
             S::List,
@@ -178,7 +178,7 @@ pub(super) const BINDINGS: &[Binding] = {
             &[letter('p')],
             A::FreePort,
             None,
-            "Start on the next free port where the local port is in use",
+            "Start on the next free port if the local port is in use",
         ),
         line(S::List, &[letter('y')], A::Copy, None, "Copy the local address"),
         line(S::List, &[letter('v')], A::Arrange, None, "View: group by, show only"),
@@ -205,7 +205,7 @@ pub(super) const BINDINGS: &[Binding] = {
             &[letter('p')],
             A::FreePort,
             None,
-            "Start on the next free port where the local port is in use",
+            "Start on the next free port if the local port is in use",
         ),
         line(S::Details, UP_K, A::Up, None, "Scroll up"),
         line(S::Details, DOWN_J, A::Down, None, "Scroll down"),
@@ -214,13 +214,7 @@ pub(super) const BINDINGS: &[Binding] = {
         line(S::Details, FIRST, A::First, None, "To the top"),
         line(
             S::Details,
-            &[
-                plain(KeyCode::Esc),
-                letter('q'),
-                plain(KeyCode::Enter),
-                plain(KeyCode::Tab),
-                plain(KeyCode::Left),
-            ],
+            &[plain(KeyCode::Esc), letter('q'), plain(KeyCode::Enter), plain(KeyCode::Tab)],
             A::Back,
             Some("back"),
             "Back to the list",
@@ -237,7 +231,7 @@ pub(super) const BINDINGS: &[Binding] = {
             ENTER,
             A::Open,
             Some("go on"),
-            "Into what is under the cursor; on a port: add it and start it",
+            "Into what is under the cursor; on a port: add and start",
         ),
         line(S::Picker, SPACE, A::Tick, Some("tick"), "Tick Services or ports, to add several at once"),
         line(
@@ -476,6 +470,15 @@ mod tests {
         assert_eq!(action(Scope::List, shifted), Some(A::StartAll));
         let end = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert!(Scope::ALL.iter().all(|scope| action(*scope, end) == Some(A::QuitNow)));
+    }
+
+    #[test]
+    fn the_help_fits_eighty_columns() {
+        for binding in BINDINGS {
+            let (keys, text) = (binding.keys(), binding.text);
+            assert!(super::super::text::width(text) <= 58, "{text}");
+            assert!(super::super::text::width(&keys) < 16, "{keys}");
+        }
     }
 
     #[test]

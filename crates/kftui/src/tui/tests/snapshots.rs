@@ -140,6 +140,7 @@ fn browsing() {
     ));
     insta::assert_snapshot!("browse_2_contexts", desk.screen(false));
     desk.press("<enter>");
+    let Effect::Namespaces(asked, _) = *desk.last_wish() else { panic!("{:?}", desk.wishes) };
     let problem = Problem::new(Code::Forbidden, "you may not list namespaces in staging");
     let namespaces = ["default", "kube-system", "pay", "shop"].map(str::to_owned).to_vec();
     desk.done(Outcome::Listed(
@@ -148,6 +149,7 @@ fn browsing() {
     ));
     insta::assert_snapshot!("browse_3_namespaces", desk.screen(false));
     desk.press("<enter>");
+    let Effect::Services(asked, _) = *desk.last_wish() else { panic!("{:?}", desk.wishes) };
     let port = |name: &str, port| PortInfo {
         name: Some(name.into()),
         port,
