@@ -48,7 +48,6 @@ impl Terminal {
             ("HOME", home.as_os_str()),
             ("KFTRAY_CONFIG", home.join("kftray").as_os_str()),
             ("KUBECONFIG", kubeconfig.as_os_str()),
-            ("PS1", "prompt> ".as_ref()),
             ("LC_ALL", "C.UTF-8".as_ref()),
             ("NO_COLOR", "".as_ref()),
             ("HTTPS_PROXY", "".as_ref()),
@@ -110,7 +109,8 @@ impl Terminal {
     }
 
     async fn start_window(&self) {
-        self.shows("prompt>").await;
+        // Each shell has a prompt of its own, and another one for root.
+        self.until("a prompt", |screen| screen.trim_end().ends_with(['$', '#', '>', '%'])).await;
         self.type_text(env!("CARGO_BIN_EXE_kftui"));
         self.press("Enter");
     }
@@ -169,7 +169,7 @@ impl Cast {
 
 /// Two Services in a namespace that is not the default one; the first has this port.
 async fn shop(port: u16) -> FakeCluster {
-    let cluster = FakeCluster::start().await.expect("a cluster");
+    let cluster = FakeCluster::builder().namespace("shop").start().await.expect("a cluster");
     for (name, replicas, port) in [("front", 2, port), ("shelf", 1, 80)] {
         let program = cluster.deployment(name).namespace("shop").replicas(replicas);
         program.port("http", 8080, handlers::http_hello()).create().expect("created");
