@@ -1,6 +1,5 @@
 //! The doctor's questions to kubeconfig and cluster, the answers that need a person, and that no secret is told.
 #![cfg(unix)]
-#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod support;
 

@@ -290,10 +290,10 @@ fn logs(lines: usize, only_path: bool) -> Result<Exit> {
 /// The last lines of a text.
 fn last_lines(text: &[u8], count: usize) -> &[u8] {
     let whole = text.strip_suffix(b"\n").unwrap_or(text);
-    let breaks = whole.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
+    let mut breaks = whole.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     let start = match count {
         0 => text.len(),
-        count => breaks.skip(count - 1).next().unwrap_or(0),
+        count => breaks.nth(count - 1).unwrap_or(0),
     };
     text.get(start..).unwrap_or_default()
 }

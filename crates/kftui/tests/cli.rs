@@ -106,14 +106,7 @@ fn a_file_with_nothing_to_run() {
         .filter(|event| event["event"] == "invalid_entry")
         .map(|event| format!("{} {} {}", event["entry"], event["alias"], event["problem"]["code"]))
         .collect();
-    assert_eq!(
-        codes,
-        [
-            r#"1 "bad" "spec_invalid""#,
-            r#"2 null "spec_invalid""#,
-            r#"3 "api" "spec_invalid""#
-        ]
-    );
+    assert_eq!(codes, [r#"1 "bad" "spec_invalid""#, r#"2 null "spec_invalid""#, r#"3 "api" "spec_invalid""#]);
     assert!(told.iter().any(|event| event["event"] == "warning"
         && event["message"].as_str().is_some_and(|text| text.contains("did you mean `namespace`?"))));
 }

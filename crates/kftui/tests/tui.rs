@@ -1,6 +1,7 @@
 //! The window in a real terminal (tmux), on a real host in the background, against a cluster in this process.
 
 #![cfg(unix)]
+#![expect(clippy::print_stdout, reason = "why a test is skipped is told")]
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -125,8 +126,9 @@ impl Terminal {
     /// Waits until the shell has its terminal back as it was.
     async fn is_given_back(&self) {
         let begun = Instant::now();
-        while self.ask("#{alternate_on}#{mouse_any_flag}#{bracket_paste_flag}#{cursor_flag}").chars().next()
-            != Some('0')
+        while !self
+            .ask("#{alternate_on}#{mouse_any_flag}#{bracket_paste_flag}#{cursor_flag}")
+            .starts_with('0')
         {
             assert!(begun.elapsed() < LIMIT, "the terminal is not given back:\n{}", self.screen());
             tokio::time::sleep(LOOK).await;

@@ -173,7 +173,7 @@ fn endpoint(scene: &Scene, pod: &Pod, port: u16, condition: Condition) -> Endpoi
         Condition::Ready | Condition::Draining if scene.way.by_relay && host.is_empty() => {
             Condition::NotReady
         }
-        condition => condition,
+        Condition::Ready | Condition::Draining | Condition::NotReady => condition,
     };
     Endpoint {
         cluster: scene.cluster,

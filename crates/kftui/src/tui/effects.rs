@@ -23,75 +23,43 @@ const NAMES: usize = 2000;
 
 /// Does it. `None`: there is nothing to tell of it. Quitting and copying are the loop's own business.
 pub(super) async fn run(client: Option<Client>, effect: Effect) -> Option<Outcome> {
-    let host = || client.clone().ok_or_else(no_host);
+    let host = client.ok_or_else(no_host);
     Some(match effect {
         Effect::Quit | Effect::Copy(_) => return None,
-        Effect::Act(deed, ids) => Outcome::Acted(deed, act(host(), deed, ids).await),
-        Effect::Save(save) => self::save(host(), save).await,
-        Effect::Delete(ids) => {
-            let mut results = Vec::new();
-            for id in ids {
-                let result = match host() {
-                    Ok(client) => client.remove_config(id).await.map(drop),
-                    Err(error) => Err(error),
-                };
-                results.push((id, result));
-            }
-            Outcome::Deleted(results)
-        }
+        Effect::Act(deed, ids) => Outcome::Acted(deed, act(host, deed, ids).await),
+        Effect::Save(save) => self::save(host, save).await,
+        Effect::Delete(ids) => delete(host, ids).await,
         Effect::History(id) => {
-            let result = match host() {
-                Ok(client) => client.history(id, HISTORY).await,
-                Err(error) => Err(error),
-            };
-            Outcome::History(id, result)
+            Outcome::History(id, ask(host, async |host: Client| host.history(id, HISTORY).await).await)
         }
         Effect::Contexts(number) => {
-            let result = match host() {
-                Ok(client) => client.contexts(None).await,
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.contexts(None).await).await;
             Outcome::Listed(number, Answer::Contexts(result))
         }
         Effect::Namespaces(number, place) => {
-            let result = match host() {
-                Ok(client) => client.namespaces(&query(&place)).await,
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.namespaces(&query(&place)).await).await;
             Outcome::Listed(number, Answer::Namespaces(result))
         }
         Effect::Services(number, place) => {
-            let result = match host() {
-                Ok(client) => client.services(&query(&place)).await,
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.services(&query(&place)).await).await;
             Outcome::Listed(number, Answer::Services(result))
         }
         Effect::Workloads(number, place) => {
-            let result = match host() {
-                Ok(client) => client.workloads(&query(&place)).await,
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.workloads(&query(&place)).await).await;
             Outcome::Listed(number, Answer::Workloads(result))
         }
         Effect::Import(request) => {
-            let result = match host() {
-                Ok(client) => client.import(&absolute(&request)).await,
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.import(&absolute(&request)).await).await;
             Outcome::Imported(request, result)
         }
-        Effect::Export { path, ids, replace } => export(host(), path, ids, replace).await,
+        Effect::Export { path, ids, replace } => export(host, path, ids, replace).await,
         Effect::Look(folder) => {
             let looked = folder.clone();
             let seen = spawn_blocking(move || look(&looked)).await.unwrap_or_default();
             Outcome::Looked(folder, seen)
         }
         Effect::Settings(patch) => {
-            let result = match host() {
-                Ok(client) => client.set_settings(&patch).await.map(drop),
-                Err(error) => Err(error),
-            };
+            let result = ask(host, async |host: Client| host.set_settings(&patch).await.map(drop)).await;
             Outcome::Settings(result)
         }
         Effect::FreePort { id, host, above } => {
@@ -99,6 +67,26 @@ pub(super) async fn run(client: Option<Client>, effect: Effect) -> Option<Outcom
             Outcome::FreePort { id, port }
         }
     })
+}
+
+/// A call, where there is a host.
+async fn ask<T>(
+    host: Result<Client, Error>,
+    call: impl AsyncFnOnce(Client) -> Result<T, Error>,
+) -> Result<T, Error> {
+    call(host?).await
+}
+
+async fn delete(host: Result<Client, Error>, ids: Vec<ForwardId>) -> Outcome {
+    let mut results = Vec::new();
+    for id in ids {
+        let result = match &host {
+            Ok(client) => client.remove_config(id).await.map(drop),
+            Err(error) => Err(error.clone()),
+        };
+        results.push((id, result));
+    }
+    Outcome::Deleted(results)
 }
 
 fn no_host() -> Error {

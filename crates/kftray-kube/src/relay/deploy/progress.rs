@@ -280,7 +280,8 @@ mod tests {
         let unscheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient memory."}]});
         let quota = "Error creating: pods \"relay-1-x\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1";
-        let cases: Vec<(&str, Vec<Arc<Pod>>, Vec<Arc<Event>>)> = vec![
+        type Case<'a> = (&'a str, Vec<Arc<Pod>>, Vec<Arc<Event>>);
+        let cases: Vec<Case<'_>> = vec![
             ("no pod yet", vec![], vec![]),
             ("quota", vec![], vec![event("FailedCreate", quota, "01")]),
             (

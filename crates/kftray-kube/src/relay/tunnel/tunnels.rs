@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::carrier::{Carrier, Closed, Start};
+use super::carrier::{Carrier, Start};
 use super::channel::{Records, RelayChannel};
 use super::connect::{connect, nothing};
 use super::flow::Flow;
@@ -258,9 +258,8 @@ impl Tunnel {
     async fn open(&self, kind: Kind, opening: &BytesMut) -> Result<Lane, DialError> {
         for _ in 0..ATTEMPTS {
             let carrier = self.carrier(kind).await?;
-            match carrier.open(opening.clone()).await {
-                Ok(lane) => return Ok(lane),
-                Err(Closed) => {}
+            if let Ok(lane) = carrier.open(opening.clone()).await {
+                return Ok(lane);
             }
         }
         Err(nothing(Problem::new(Code::ConnectionLost, "no connection to the relay stays up")))

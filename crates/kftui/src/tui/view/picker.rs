@@ -63,11 +63,13 @@ pub(super) fn draw(picker: &Picker, canvas: &mut Canvas<'_>, has_keys: bool) {
         }
         let ticks = matches!(picker.step, Step::Object | Step::Port);
         let mark = if ticks { tick(picker.ticks.contains(&item.key)) } else { " " };
+        // Seen without colours, too.
+        let at = if focused { "›" } else { " " };
         let name = if focused { theme.accent().patch(theme.strong()) } else { theme.text() };
         canvas.spans(
             line,
             &[
-                (format!(" {mark} "), theme.accent()),
+                (format!("{at}{mark} "), theme.accent()),
                 (format!("{}  ", text::fit(&item.text, widest)), name),
                 (item.aside.clone(), theme.dim()),
             ],
