@@ -76,7 +76,7 @@ pub(crate) struct Image {
     /// For these architectures (default: all)
     #[arg(long, value_enum, value_delimiter = ',')]
     arch: Vec<Architecture>,
-    /// Directory for the archives (default: target/image)
+    /// Directory for the archives (default: target/relay-image)
     #[arg(long)]
     out: Option<PathBuf>,
     /// Name and tag in the archives (default: kftray-server:VERSION)
@@ -87,7 +87,7 @@ pub(crate) struct Image {
 impl Image {
     /// Builds and writes the archives.
     pub(crate) fn run(&self) -> Result<()> {
-        let out = self.out.clone().unwrap_or_else(|| target().join("image"));
+        let out = self.out.clone().unwrap_or_else(|| target().join("relay-image"));
         let name = self.name.clone().unwrap_or_else(local_name);
         let chosen = if self.arch.is_empty() { Architecture::value_variants() } else { &self.arch };
         let mut parts = Vec::new();
@@ -110,7 +110,7 @@ impl Image {
 pub(crate) fn for_this_machine() -> Result<(String, PathBuf)> {
     let architecture = Architecture::host()?;
     let part = Part::new(architecture, &build(architecture)?)?;
-    let archive = target().join("image").join(format!("{PROGRAM}-{}.docker.tar", architecture.oci()));
+    let archive = target().join("relay-image").join(format!("{PROGRAM}-{}.docker.tar", architecture.oci()));
     // Pods that say `kftray-server:1.2.3` mean this name in full.
     part.write_docker(&archive, &format!("docker.io/library/{}", local_name()))?;
     Ok((local_name(), archive))

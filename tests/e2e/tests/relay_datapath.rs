@@ -448,8 +448,9 @@ async fn callers_wait_while_the_client_is_killed_and_comes_back() -> Result<()> 
     get(port, "/before", SOON).await?;
 
     forward.signal("KILL").await?;
-    // Whoever is on the way in this moment may have been heard by the one who died, and is reset.
-    sleep(Duration::from_millis(500)).await;
+    // The container runtime keeps a dead tunnel for up to a second more. Whoever calls before the relay knows may have been
+    // heard by the one who died, and is reset.
+    sleep(Duration::from_millis(1_500)).await;
     let mut callers = JoinSet::new();
     for number in 0..24 {
         callers.spawn(async move { get(port, &format!("/{number}"), START).await });
