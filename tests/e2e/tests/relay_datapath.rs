@@ -232,7 +232,8 @@ fn drops_of_fixtures() -> Result<u64> {
     let mut drops = std::collections::BTreeMap::new();
     for process in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
         let path = process.path();
-        let is_fixture = std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "fixture");
+        let is_fixture =
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "fixture");
         let Ok(network) = std::fs::read_link(path.join("ns/net")) else { continue };
         let Ok(sockets) = std::fs::read_to_string(path.join("net/udp6")) else { continue };
         // Port 9001; the last column counts what did not fit into the socket's buffer.
