@@ -13,7 +13,7 @@ const ALLOWED: [(&str, &[&str]); 10] = [
     ("kftray-relay-proto", &[]),
     ("kftray-server", &["kftray-relay-proto"]),
     ("kftray-portforward", &["kftray-commons"]),
-    ("kftray-kube", &["kftray-commons", "kftray-portforward", "kftray-spdy"]),
+    ("kftray-kube", &["kftray-commons", "kftray-portforward", "kftray-relay-proto", "kftray-spdy"]),
     ("kftray-client", &["kftray-commons"]),
     ("kftray-host", &["kftray-commons", "kftray-kube", "kftray-portforward"]),
     ("kftray-testkit", &["kftray-commons", "kftray-spdy"]),

@@ -181,7 +181,8 @@ pub trait DatagramChannel: Send + 'static {
     /// oldest ones are dropped, since a reliable carrier must not become a delay line.
     fn send(&mut self, datagram: Bytes);
 
-    /// Datagrams of either direction that this flow has dropped on this machine so far.
+    /// Datagrams of either direction that this flow has dropped so far, on this machine or, as far as it has said so, at the
+    /// relay.
     fn dropped(&self) -> u64;
 }
 

@@ -280,20 +280,44 @@ pub(super) async fn install(
     }
     let mut done = Vec::new();
     for (kind, object, found) in steps {
-        let what = match found {
-            None => api.create(kind, &object).await?.map(|_| "created"),
-            // A namespace may be somebody's, and a token that changes would lock out whoever runs.
-            Some(_) if kind == NAMESPACES || kind == SECRETS => Some("left as it is"),
-            Some(found) => api.merge(kind, &found, &object).await?.map(|_| "changed"),
-        };
-        let (name, _) = identity(&object);
-        let Some(what) = what else {
-            let message = format!("{} {name} was changed by somebody else just now", kind.word());
-            return Err(Problem::new(Code::ClusterError, message).with_remedy("Try again."));
-        };
-        done.push(told(kind, &api.namespace, &name, what));
+        let what = put(&api, by, wanted, kind, &object, found).await?;
+        done.push(told(kind, &api.namespace, &identity(&object).0, what));
     }
     Ok(done)
+}
+
+/// Creates or changes one object. A controller writes its status at any moment, so what was read is read again if it is old.
+async fn put(
+    api: &Api,
+    by: &Identity,
+    wanted: &Installation,
+    kind: Kind,
+    object: &Value,
+    mut found: Option<Value>,
+) -> Result<&'static str, Problem> {
+    /// More than a controller needs for a rollout's first steps.
+    const ATTEMPTS: usize = 10;
+    let (name, _) = identity(object);
+    for _ in 0..ATTEMPTS {
+        let done = match &found {
+            None => api.create(kind, object).await?.map(|_| "created"),
+            // A namespace may be somebody's, and a token that changes would lock out whoever runs.
+            Some(_) if kind == NAMESPACES || kind == SECRETS => Some("left as it is"),
+            Some(found) => api.merge(kind, found, object).await?.map(|_| "changed"),
+        };
+        if let Some(done) = done {
+            return Ok(done);
+        }
+        found = api.get(kind, &name).await?;
+        if let Some(found) = &found
+            && kind != NAMESPACES
+            && let Some(whose) = whose(found, by, wanted.takeover)
+        {
+            return Err(whose.told(kind, &api.namespace, found));
+        }
+    }
+    let message = format!("{} {name} keeps changing while it is being made", kind.word());
+    Err(Problem::new(Code::ClusterError, message).with_remedy("Try again."))
 }
 
 /// Deletes what [`install`] has made, and only that: by label and UID. The namespace stays unless it is asked for and ours.

@@ -268,6 +268,9 @@ mod tests {
         }
     }
 
+    /// What is seen, under a name.
+    type Case = (&'static str, Vec<Arc<Pod>>, Vec<Arc<Event>>);
+
     fn waiting(reason: &str, message: &str) -> Value {
         json!({"phase": "Pending", "containerStatuses": [{"name": "kftray-server",
             "state": {"waiting": {"reason": reason, "message": message}}}]})
@@ -280,8 +283,7 @@ mod tests {
         let unscheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
             "reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient memory."}]});
         let quota = "Error creating: pods \"relay-1-x\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1";
-        type Case<'a> = (&'a str, Vec<Arc<Pod>>, Vec<Arc<Event>>);
-        let cases: Vec<Case<'_>> = vec![
+        let cases: Vec<Case> = vec![
             ("no pod yet", vec![], vec![]),
             ("quota", vec![], vec![event("FailedCreate", quota, "01")]),
             (
