@@ -47,6 +47,7 @@ impl Editor {
             (KeyCode::Delete, ..) => {
                 let after = self.after();
                 self.text.replace_range(self.at..after, "");
+                self.snap();
             }
             (KeyCode::Left, false, false) | (KeyCode::Char('b'), true, false) => self.at = self.before(),
             (KeyCode::Right, false, false) | (KeyCode::Char('f'), true, false) => self.at = self.after(),
@@ -69,8 +70,11 @@ impl Editor {
         }
         self.text.insert_str(self.at, &clean);
         self.at += clean.len();
-        // A combining mark joins the letter before it; the place is behind both, a border again unless a letter follows
-        // that joins as well.
+        self.snap();
+    }
+
+    /// What meets anew may be one letter (a mark and what it marks, two halves of a flag): the place goes behind it.
+    fn snap(&mut self) {
         if !self.borders().any(|border| border == self.at) {
             self.at = self.after();
         }
@@ -79,9 +83,7 @@ impl Editor {
     fn delete(&mut self, from: usize) {
         self.text.replace_range(from..self.at, "");
         self.at = from;
-        if !self.borders().any(|border| border == self.at) {
-            self.at = self.after();
-        }
+        self.snap();
     }
 
     fn borders(&self) -> impl Iterator<Item = usize> {
@@ -172,6 +174,17 @@ mod tests {
         let mut editor = Editor::default();
         editor.insert("a\nb\u{1b}[31m\r\n");
         assert_eq!(editor.text(), "a b [31m");
+    }
+
+    #[test]
+    fn letters_that_meet_are_one() {
+        let mut editor = Editor::of("\u{1F1E9}x\u{1F1EA}");
+        typed(&mut editor, &[(KeyCode::Left, KeyModifiers::NONE), (KeyCode::Left, KeyModifiers::NONE)]);
+        typed(
+            &mut editor,
+            &[(KeyCode::Delete, KeyModifiers::NONE), (KeyCode::Backspace, KeyModifiers::NONE)],
+        );
+        assert_eq!(editor.text(), "", "two halves of a flag are one letter");
     }
 
     #[test]

@@ -93,3 +93,57 @@ fn give_back(ours: &AtomicBool) {
     stdout().flush().ok();
     disable_raw_mode().ok();
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+    use std::time::Duration;
+
+    use tokio::time::{Instant, sleep};
+
+    use super::*;
+
+    /// A busy machine may be slow.
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    #[test]
+    #[ignore = "run by the test below, in a terminal"]
+    fn panics_with_the_terminal_taken_over() {
+        let _screen = Screen::open().expect("a terminal");
+        panic!("a fault of the window");
+    }
+
+    /// What tmux says on a server of this test's own.
+    fn tmux(words: &[&str]) -> String {
+        let server = format!("kftui-panic-{}", std::process::id());
+        let mut command = Command::new("tmux");
+        command.args(["-u", "-L", &server]).args(words).env_remove("TMUX");
+        let output = command.output().expect("tmux runs");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    #[tokio::test]
+    async fn a_panic_gives_the_terminal_back() {
+        if Command::new("tmux").arg("-V").output().is_err() {
+            println!("skipped: tmux is not installed (`cargo xtask setup` does it)");
+            return;
+        }
+        let program = std::env::current_exe().expect("this program");
+        let test = "tui::terminal::tests::panics_with_the_terminal_taken_over";
+        let line = format!("{} --ignored --exact {test} --nocapture; echo over-$((40+2))", program.display());
+        tmux(&["-f", "/dev/null", "new-session", "-d", "-x", "120", "-y", "40", "sh"]);
+        tmux(&["send-keys", "-l", &line]);
+        tmux(&["send-keys", "Enter"]);
+        let begun = Instant::now();
+        let mut screen = String::new();
+        while !screen.contains("over-42") && begun.elapsed() < LIMIT {
+            sleep(Duration::from_millis(50)).await;
+            screen = tmux(&["capture-pane", "-p"]);
+        }
+        let flags = tmux(&["display-message", "-p", "#{alternate_on} #{mouse_any_flag} #{cursor_flag}"]);
+        tmux(&["kill-server"]);
+        assert!(screen.contains("a fault of the window"), "the panic can be read:\n{screen}");
+        assert!(screen.contains("over-42"), "{screen}");
+        assert_eq!(flags.trim(), "0 0 1");
+    }
+}

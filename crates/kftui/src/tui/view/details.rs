@@ -134,12 +134,15 @@ fn group_heading(theme: Theme, group: &Group) -> Spans {
 fn troubles(model: &Model, theme: Theme, group: &Group) -> Vec<Spans> {
     let entries = group.members.iter().filter_map(|id| model.data.get(*id));
     let troubled = entries.filter_map(|entry| Some((entry, entry.problem().filter(|_| entry.is_active())?)));
+    let troubled: Vec<(&Entry, &Problem)> = troubled.collect();
+    let widest = troubled.iter().map(|(entry, _)| text::width(entry.label())).max().unwrap_or(0).min(24);
     let lines: Vec<Spans> = troubled
+        .into_iter()
         .map(|(entry, problem)| {
             let style = theme.status(entry.status());
             vec![
                 (format!("{} ", super::super::theme::sign(entry.status())), style),
-                (format!("{}  ", text::cut(entry.label(), 24)), theme.text()),
+                (format!("{}  ", text::fit(entry.label(), widest)), theme.text()),
                 (text::clean(&problem.message).into_owned(), theme.dim()),
             ]
         })
