@@ -25,7 +25,7 @@ pub(crate) struct ListArgs {
     #[command(flatten)]
     pub(crate) select: SelectArgs,
 
-    /// Only what has FIELD=VALUE[,VALUE]; FIELD alone: has any; repeatable, all must hold
+    /// Only what has FIELD=V1,V2; FIELD alone: has any; repeatable, all must hold
     #[arg(long, value_name = "CONDITION")]
     pub(crate) filter: Vec<Condition>,
 

@@ -102,7 +102,7 @@ pub(crate) struct ReferenceArgs {
     #[arg(long, requires = "auto_discover", hide_short_help = true)]
     pub(crate) watch: bool,
 
-    /// Only what has FIELD=VALUE[,VALUE], or FIELD at all; repeatable, all must hold
+    /// Only what has FIELD=V1,V2, or FIELD at all; repeatable, all must hold
     #[arg(long, value_name = "CONDITION", hide_short_help = true)]
     pub(crate) filter: Vec<Condition>,
 

@@ -1,10 +1,10 @@
 //! The relay's life in the cluster: found, started, replaced, explained, cleaned up; and the objects that make a local
 //! program reachable.
 //!
-//! Layers, each testable alone: [`settings`] and [`manifest`] (pure: what is wanted), [`progress`] and [`refusal`] (pure:
-//! what the cluster's answers mean), [`api`] (requests), [`life`] (one relay kept up), [`installed`] (one that is there for
-//! all), [`expose`] (Service and Ingress). Tokens come from [`key`]. What an administrator does by hand: [`install`],
-//! [`roles`], [`inventory`].
+//! Layers, each testable alone: `settings` and `manifest` (pure: what is wanted), `progress` and `refusal` (pure:
+//! what the cluster's answers mean), `api` (requests), `life` (one relay kept up), `installed` (one that is there for
+//! all), `expose` (Service and Ingress). Tokens come from `key`. What an administrator does by hand: `install`,
+//! `roles`, `inventory`.
 
 mod api;
 mod expose;
