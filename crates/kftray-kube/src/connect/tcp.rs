@@ -20,10 +20,10 @@ const KEEPALIVE_COUNT: u32 = 3;
 /// Unacknowledged data kills a connection for requests and watches after this, instead of after the system's quarter of an
 /// hour.
 pub(crate) const REQUEST_STALL: Duration = Duration::from_secs(15);
-/// The same for a session's carrier. Linux counts a closed window as unacknowledged too, and one program that does not read
-/// (a person at a breakpoint) closes it for all connections of the session; so this is as long as the session itself is patient
-/// with a blocked server. New connections go to another session meanwhile, and black holes are found by PING.
-pub(crate) const CARRIER_STALL: Duration = Duration::from_secs(300);
+/// The same for a session's carrier. Linux counts a closed window as unacknowledged too: one program that does not read closes
+/// it for all connections of the session. These would hang with it for as long as the session is patient; cut off after this
+/// time they reconnect at once, on another session. (Tried with 300 s, as long as a person sits at a breakpoint: neighbours hung.)
+pub(crate) const CARRIER_STALL: Duration = Duration::from_secs(30);
 
 /// Opens a connection to a name or address. `stall`: how long sent data may stay unacknowledged (Linux only).
 ///

@@ -69,7 +69,7 @@ pub(super) const OVERSLEPT: Duration = Duration::from_secs(1);
 /// them. Two DATA frames; requests and handshakes stay below.
 pub(super) const LARGE_UPLOAD: u64 = 2 * SLICE as u64;
 /// A blocked session is given up after this long without a byte from the server, if the carrier's own time limits
-/// (TCP_USER_TIMEOUT, the same length) did not end it before. Long enough for a person at a breakpoint.
+/// (TCP_USER_TIMEOUT, keepalive) did not end it before.
 pub(super) const CONGESTED_LIMIT: Duration = Duration::from_secs(300);
 
 /// On a session that has heard nothing for this long a new connection withholds the client's bytes until it hears
