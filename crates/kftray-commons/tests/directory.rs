@@ -15,7 +15,7 @@ fn environment(kftray: &str, xdg: &str, home: &str) -> Environment {
         kftray_config: said(kftray),
         xdg_config_home: said(xdg),
         home: said(home).map(PathBuf::from),
-        current_directory: Some("/work".into()),
+        current_directory: Some("/base".into()),
     }
 }
 
@@ -30,7 +30,7 @@ fn the_rules_in_their_order() {
     let all = ["/x/kftray", "/home/u/.kftray"];
     let cases = [
         ("/k", "/x", "/home/u", &all[..], Some(("/k", Rule::Variable))),
-        ("k", "/x", "/home/u", &all, Some(("/work/k", Rule::Variable))),
+        ("k", "/x", "/home/u", &all, Some(("/base/k", Rule::Variable))),
         ("", "/x", "/home/u", &all, Some(("/x/kftray", Rule::Xdg))),
         ("-", "/x", "/home/u", &all, Some(("/x/kftray", Rule::Xdg))),
         ("-", "/x", "/home/u", &all[1..], Some(("/home/u/.kftray", Rule::Home))),
