@@ -24,7 +24,8 @@ use crate::history::Chronicle;
 use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::platform::{self, Listener, Terminations};
-use crate::{actions, clock, configs, foreign, handover, memory, network, reference, routes, serve};
+use crate::serve::{self, Clients, TcpEntrance};
+use crate::{actions, clock, configs, foreign, handover, memory, network, reference, routes};
 
 /// How long an old host may take to give the lock back after it has handed over or was told to end.
 const SUCCESSION: Duration = Duration::from_secs(15);
@@ -49,6 +50,9 @@ pub struct HostOptions {
     pub use_given_socket: bool,
     /// End when there is no forward and no client for as long as the settings say.
     pub leaves_when_idle: bool,
+    /// Serve a TCP port of 127.0.0.1, too, for programs that cannot open a local socket: address and bearer token stand
+    /// in the file `host.tcp`.
+    pub tcp: bool,
 }
 
 impl HostOptions {
@@ -63,6 +67,7 @@ impl HostOptions {
             take_over: false,
             use_given_socket: false,
             leaves_when_idle: false,
+            tcp: false,
         }
     }
 }
@@ -99,6 +104,7 @@ impl Host {
             take_over,
             use_given_socket,
             leaves_when_idle,
+            tcp,
         } = options;
         platform::raise_limits();
         directory.prepare()?;
@@ -138,6 +144,7 @@ impl Host {
         core.archive().call(move |store| configs::publish_all(store, &published)).await?;
         reference::adopt(&core).await;
         let (listener, own_socket) = open(&place, use_given_socket)?;
+        let tcp = if tcp { Some(TcpEntrance::open(&place).await?) } else { None };
         let mut host = Self {
             core,
             place,
@@ -147,7 +154,7 @@ impl Host {
             lock: Some(lock),
             own_socket,
         };
-        host.run(listener, ended_rx, lease_rx, leaves_when_idle);
+        host.run(listener, tcp, ended_rx, lease_rx, leaves_when_idle);
         restore(&host.core, taken).await;
         Ok(host)
     }
@@ -223,14 +230,18 @@ impl Host {
     fn run(
         &mut self,
         listener: Listener,
+        tcp: Option<TcpEntrance>,
         mut ended: mpsc::UnboundedReceiver<(ForwardId, EndedBy)>,
         mut leases: mpsc::UnboundedReceiver<LeaseId>,
         leaves_when_idle: bool,
     ) {
-        let connections = watch::Sender::new(0_usize);
-        let (app, closing) = (routes::app(Arc::clone(&self.core)), self.closing.subscribe());
-        let counted = connections.clone();
-        self.serving.spawn(async move { serve::serve(&listener, app, &counted, closing).await });
+        let (clients, app) = (Clients::new(), routes::app(Arc::clone(&self.core)));
+        if let Some(tcp) = tcp {
+            let app = tcp.guarded(app.clone());
+            self.serving.spawn(serve::serve(tcp, app, clients.clone(), self.closing.subscribe()));
+        }
+        let connections = clients.count();
+        self.serving.spawn(serve::serve(listener, app, clients, self.closing.subscribe()));
         let fleet = Arc::clone(self.core.fleet());
         self.tasks.spawn(async move { fleet.count().await });
         self.tasks.spawn(network::watch(Arc::clone(&self.core)));
@@ -252,7 +263,7 @@ impl Host {
             }
         });
         if leaves_when_idle {
-            self.tasks.spawn(leave_when_idle(Arc::clone(&self.core), connections.subscribe()));
+            self.tasks.spawn(leave_when_idle(Arc::clone(&self.core), connections));
         }
     }
 }

@@ -239,3 +239,44 @@ async fn a_directory_with_a_long_path() {
     assert_eq!(client.host().config_dir, long.display().to_string());
     host.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn by_tcp_only_who_knows_the_token_comes_in() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut options = HostOptions::new(Directory::at(directory.path().join("kftray")), Mode::Embedded);
+    options.tcp = true;
+    let host = Host::start(options).await.expect("the host starts");
+    let file = host.place().tcp.clone();
+    let mode = std::fs::metadata(&file).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let told: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(&file).expect("the file")).expect("JSON");
+    let (url, token) = (told["url"].as_str().expect("a URL"), told["token"].as_str().expect("a token"));
+    let address = url.strip_prefix("http://").expect("HTTP").to_owned();
+    let port = address.rsplit(':').next().expect("a port").to_owned();
+    let bearer = format!("authorization: Bearer {token}\r\n");
+    let guessed = format!("authorization: Bearer {}\r\n", "0".repeat(token.len()));
+    let cases = [
+        (address.clone(), bearer.clone(), 200),
+        (format!("localhost:{port}"), bearer.clone(), 200),
+        (address.clone(), String::new(), 403),
+        (address.clone(), guessed, 403),
+        (address.clone(), format!("{bearer}origin: http://{address}\r\n"), 403),
+        (format!("evil.example:{port}"), bearer.clone(), 403),
+    ];
+    for (name, headers, status) in cases {
+        let request = format!("GET /v1/hello HTTP/1.1\r\nhost: {name}\r\n{headers}connection: close\r\n\r\n");
+        let address = address.clone();
+        let (found, answer) = blocking(move || {
+            let mut stream = std::net::TcpStream::connect(&address).expect("connect");
+            stream.set_read_timeout(Some(LIMIT)).expect("set");
+            stream.write_all(request.as_bytes()).expect("sent");
+            read_answer(&mut stream)
+        })
+        .await;
+        assert_eq!(found, status, "{name} {headers}: {answer}");
+        assert_eq!(answer.contains("peer_refused"), status == 403, "{answer}");
+    }
+    host.stop().await;
+    assert!(!file.exists(), "the token outlives its port");
+}

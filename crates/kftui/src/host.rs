@@ -34,6 +34,7 @@ pub(crate) const HOST_HELP: &str = "\
 Examples:
   kftui host                      run the host here, to see what it says; Ctrl-C ends it
   kftui host --embedded           the same without ever leaving by itself: containers, CI
+  kftui host --tcp                the same, on a TCP port of 127.0.0.1, too (see docs/host.md)
   kftui host status               who it is, since when, how much runs
   kftui host stop                 end it; what runs comes back with the next one
   kftui host logs                 the end of its log
@@ -81,6 +82,9 @@ struct HostRunArgs {
     /// Never leave by itself, and log to stderr: for containers and CI
     #[arg(long)]
     embedded: bool,
+    /// Serve a TCP port of 127.0.0.1, too; address and token are written to host.tcp in the directory
+    #[arg(long)]
+    tcp: bool,
     /// Leave the terminal and log to the file; how commands start it
     #[arg(long, hide = true)]
     background: bool,
@@ -159,11 +163,11 @@ pub(crate) async fn host(args: HostArgs) -> Result<Exit> {
 }
 
 async fn run(args: HostRunArgs) -> Result<Exit> {
-    let HostRunArgs { embedded, background, take_over, systemd } = args;
+    let background = args.background;
     if background {
         kftray_host::leave_terminal();
     }
-    let started = start(embedded, background, take_over, systemd).await;
+    let started = start(&args).await;
     let host = match (started, background) {
         (Ok(host), _) => host,
         (Err(error), true) => {
@@ -182,13 +186,14 @@ async fn run(args: HostRunArgs) -> Result<Exit> {
     Ok(Exit::Clean)
 }
 
-async fn start(embedded: bool, background: bool, take_over: bool, systemd: bool) -> Result<Host, Error> {
-    let mode = if embedded { Mode::Embedded } else { Mode::Background };
+async fn start(args: &HostRunArgs) -> Result<Host, Error> {
+    let mode = if args.embedded { Mode::Embedded } else { Mode::Background };
     let mut options = HostOptions::new(Directory::of_process()?, mode);
-    options.take_over = take_over;
-    options.use_given_socket = systemd;
+    options.take_over = args.take_over;
+    options.use_given_socket = args.systemd;
+    options.tcp = args.tcp;
     // Somebody who looks at it in a terminal ends it when they want.
-    options.leaves_when_idle = background;
+    options.leaves_when_idle = args.background;
     Ok(Host::start(options).await?)
 }
 

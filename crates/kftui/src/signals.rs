@@ -56,24 +56,39 @@ mod platform {
     }
 }
 
-#[cfg(not(unix))]
+#[cfg(windows)]
 mod platform {
+    use tokio::signal::windows::{self, CtrlBreak, CtrlC, CtrlClose, CtrlShutdown};
+
     use super::{Signal, io};
 
-    /// Ctrl-C is all there is.
+    /// What the console and the system send. While it lives, none of it ends the process by itself.
     #[derive(Debug)]
-    pub(crate) struct Signals;
+    pub(crate) struct Signals {
+        interrupt: CtrlC,
+        r#break: CtrlBreak,
+        close: CtrlClose,
+        shutdown: CtrlShutdown,
+    }
 
     impl Signals {
-        #[expect(clippy::unnecessary_wraps, reason = "the same function as on Unix, where it can fail")]
         pub(crate) fn install() -> io::Result<Self> {
-            Ok(Self)
+            Ok(Self {
+                interrupt: windows::ctrl_c()?,
+                r#break: windows::ctrl_break()?,
+                close: windows::ctrl_close()?,
+                shutdown: windows::ctrl_shutdown()?,
+            })
         }
 
+        /// The next signal. Safe to drop and call again.
         pub(crate) async fn next(&mut self) -> Signal {
-            match tokio::signal::ctrl_c().await {
-                Ok(()) => Signal::Interrupt,
-                Err(_) => std::future::pending().await,
+            tokio::select! {
+                Some(()) = self.interrupt.recv() => Signal::Interrupt,
+                Some(()) = self.r#break.recv() => Signal::Terminate,
+                Some(()) = self.shutdown.recv() => Signal::Terminate,
+                Some(()) = self.close.recv() => Signal::Hangup,
+                else => std::future::pending().await,
             }
         }
     }

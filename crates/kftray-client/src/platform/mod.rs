@@ -4,10 +4,10 @@
 mod unix;
 #[cfg(unix)]
 use unix as system;
-#[cfg(not(unix))]
-mod other;
-#[cfg(not(unix))]
-use other as system;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
 
 pub use system::place;
 pub(crate) use system::{detach, open, private_directory};

@@ -21,6 +21,8 @@ pub struct Place {
     pub startup_lock: PathBuf,
     /// What a background host writes.
     pub log: PathBuf,
+    /// Address and token of the TCP port, while a host serves one.
+    pub tcp: PathBuf,
 }
 
 impl Place {
@@ -48,6 +50,7 @@ impl Place {
             lock: named("host.lock"),
             startup_lock: named("host.start"),
             log: named("host.log"),
+            tcp: named("host.tcp"),
         }
     }
 }

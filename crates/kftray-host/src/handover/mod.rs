@@ -14,10 +14,12 @@
 mod unix;
 #[cfg(unix)]
 use unix as system;
-#[cfg(not(unix))]
-mod other;
-#[cfg(not(unix))]
-use other as system;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
+
+mod ask;
 
 use std::net::TcpListener;
 use std::time::Duration;
@@ -28,7 +30,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-pub(crate) use system::{dismiss, offer, take};
+pub(crate) use ask::dismiss;
+pub(crate) use system::{offer, take};
 
 /// How long each step may take: both sides are on this machine.
 const PATIENCE: Duration = Duration::from_secs(10);

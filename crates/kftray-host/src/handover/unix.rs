@@ -7,10 +7,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
-use kftray_commons::api::{PREFIX, Place};
+use kftray_commons::api::Place;
 use kftray_commons::{Code, Problem, border};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -18,18 +15,16 @@ use rustix::net::{
 };
 use serde_json::Map;
 use tokio::net::{UnixListener, UnixStream};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use super::ask::{post, refused};
 use super::{Offer, Offered, PATIENCE, Taken};
 use crate::core::{Core, Ending};
 use crate::platform::is_mine;
 
 /// Listeners of one forward at most: it has two addresses as a rule, and Linux lets 253 travel at once.
 const LISTENERS_MAX: usize = 64;
-
-/// The largest offer that is read: thousands of forwards.
-const OFFER_MAX: usize = 64 * 1024 * 1024;
 
 /// The byte beside which listeners travel, and the one that says that they have come.
 const HERE: u8 = b'h';
@@ -118,41 +113,6 @@ pub(crate) async fn take(place: &Place) -> Result<Taken, Problem> {
 async fn ask(place: &Place) -> Result<Offer, Problem> {
     let body = post(place, "handover").await?;
     serde_json::from_slice(&body).map_err(refused)
-}
-
-/// Asks the old host to end. Every version of the API has this.
-///
-/// # Errors
-/// `host_unreachable` if it does not answer.
-pub(crate) async fn dismiss(place: &Place) -> Result<(), Problem> {
-    let asked = timeout(PATIENCE, post(place, "shutdown")).await;
-    asked.map_err(|_| refused("it does not answer"))?.map(drop)
-}
-
-async fn post(place: &Place, path: &str) -> Result<bytes::Bytes, Problem> {
-    let stream = UnixStream::connect(&place.socket).await.map_err(refused)?;
-    is_mine(&stream).map_err(refused)?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(refused)?;
-    let mut driver = JoinSet::new();
-    driver.spawn(async move {
-        // Its failure is the answer's.
-        drop(connection.await);
-    });
-    let request = http::Request::post(format!("{PREFIX}/{path}"))
-        .header(http::header::HOST, "kftray")
-        .body(Empty::<bytes::Bytes>::new())
-        .map_err(refused)?;
-    let answer = sender.send_request(request).await.map_err(refused)?;
-    let status = answer.status();
-    let body = Limited::new(answer.into_body(), OFFER_MAX).collect().await.map_err(refused)?.to_bytes();
-    if !status.is_success() {
-        return Err(refused(format!("it answered {status}")));
-    }
-    Ok(body)
-}
-
-fn refused(why: impl std::fmt::Display) -> Problem {
-    Problem::new(Code::HostUnreachable, format!("the old host does not hand over: {why}"))
 }
 
 /// A stream for blocking calls that give up.

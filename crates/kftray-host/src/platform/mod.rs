@@ -4,12 +4,12 @@
 mod unix;
 #[cfg(unix)]
 use unix as system;
-#[cfg(not(unix))]
-mod other;
-#[cfg(not(unix))]
-use other as system;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
 
 pub use system::leave_terminal;
 pub(crate) use system::{
-    Listener, Stream, Terminations, given_listener, is_mine, listen, place, private, raise_limits,
+    Listener, Stream, Terminations, connect, given_listener, is_mine, listen, place, private, raise_limits,
 };

@@ -52,6 +52,13 @@ pub(crate) fn listen(place: &Place) -> Result<Listener, Problem> {
     Ok(listener)
 }
 
+/// Connects to the host that serves a place, which must be this user's.
+pub(crate) async fn connect(place: &Place) -> io::Result<Stream> {
+    let stream = UnixStream::connect(&place.socket).await?;
+    is_mine(&stream).map_err(io::Error::other)?;
+    Ok(stream)
+}
+
 /// Makes sure of a directory outside the configuration directory: `/tmp` is everybody's.
 fn own_directory(path: &Path) -> Result<(), Problem> {
     let refused = |why: String| Problem::new(Code::DirectoryRefused, format!("{} {why}", path.display()));

@@ -3,7 +3,9 @@
 mod answer;
 mod body;
 mod stall;
+mod tcp;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +15,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use kftray_commons::Code;
 use kftray_commons::api::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -22,6 +24,7 @@ use crate::platform::{Listener, Stream, is_mine};
 pub(crate) use answer::{Answer, Refusal, method_unknown, path_unknown};
 pub(crate) use body::{Body, ImportBody};
 use stall::Stall;
+pub(crate) use tcp::TcpEntrance;
 
 /// Connections at the same time: a thousand clients that follow, and room for what they ask meanwhile. A connection
 /// costs about 20 KiB and a file.
@@ -36,14 +39,55 @@ const READ_BUFFER: usize = 64 * 1024;
 /// How long a client that is not served may take to read why.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
-/// Serves until it is told to end, then drops every connection. `connections` tells how many there are.
+/// A way in: where clients connect, and who may stay.
+pub(crate) trait Entrance: Sync {
+    /// A client's connection.
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next client.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Whether a client may stay; else why not.
+    fn admit(&self, stream: &Self::Stream) -> Result<(), String>;
+}
+
+impl Entrance for Listener {
+    type Stream = Stream;
+
+    async fn accept(&self) -> io::Result<Stream> {
+        Self::accept(self).await.map(|(stream, _)| stream)
+    }
+
+    fn admit(&self, stream: &Stream) -> Result<(), String> {
+        is_mine(stream)
+    }
+}
+
+/// The clients of all entrances together.
+#[derive(Clone)]
+pub(crate) struct Clients {
+    room: Arc<Semaphore>,
+    connections: watch::Sender<usize>,
+}
+
+impl Clients {
+    pub(crate) fn new() -> Self {
+        Self { room: Arc::new(Semaphore::new(CONNECTIONS)), connections: watch::Sender::new(0) }
+    }
+
+    /// How many there are, as it changes.
+    pub(crate) fn count(&self) -> watch::Receiver<usize> {
+        self.connections.subscribe()
+    }
+}
+
+/// Serves one entrance until it is told to end, then drops every connection.
 pub(crate) async fn serve(
-    listener: &Listener,
+    entrance: impl Entrance,
     app: Router,
-    connections: &watch::Sender<usize>,
+    clients: Clients,
     mut ending: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut tasks = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -55,10 +99,10 @@ pub(crate) async fn serve(
                 }
                 continue;
             }
-            accepted = listener.accept() => accepted,
+            accepted = entrance.accept() => accepted,
         };
         let stream = match accepted {
-            Ok((stream, _)) => stream,
+            Ok(stream) => stream,
             Err(error) => {
                 // Out of files or memory; connections end meanwhile, and the client waits in the backlog.
                 tracing::warn!(%error, "cannot accept a client for now");
@@ -66,17 +110,17 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        if let Err(why) = is_mine(&stream) {
+        if let Err(why) = entrance.admit(&stream) {
             tracing::warn!(why, "a client was refused");
             tasks.spawn(turn_away(stream, Error::new(Code::PeerRefused, why)));
             continue;
         }
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&clients.room).try_acquire_owned() else {
             let message = format!("the host serves {CONNECTIONS} connections already");
             tasks.spawn(turn_away(stream, Error::new(Code::TooManyClients, message)));
             continue;
         };
-        let (app, count) = (app.clone(), Count::new(connections));
+        let (app, count) = (app.clone(), Count::new(&clients.connections));
         tasks.spawn(async move {
             one(stream, app).await;
             drop((permit, count));
@@ -89,7 +133,7 @@ pub(crate) async fn serve(
     }
 }
 
-async fn one(stream: Stream, app: Router) {
+async fn one(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, app: Router) {
     let io = TokioIo::new(Stall::new(stream));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -104,7 +148,7 @@ async fn one(stream: Stream, app: Router) {
 
 /// Says why a client is not served. What it says is read and thrown away: closing a socket with unread bytes would take
 /// the answer with it.
-async fn turn_away(mut stream: Stream, error: Error) {
+async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin, error: Error) {
     let status = http::StatusCode::from_u16(kftray_commons::api::status_of(error.code)).unwrap_or_default();
     let body = serde_json::to_string(&error).unwrap_or_default();
     let text = format!(
@@ -116,7 +160,7 @@ async fn turn_away(mut stream: Stream, error: Error) {
         stream.shutdown().await?;
         let mut ignored = [0; 4096];
         while stream.read(&mut ignored).await? > 0 {}
-        std::io::Result::Ok(())
+        io::Result::Ok(())
     };
     // A client that does not read it has had its chance.
     drop(timeout(REFUSAL_PATIENCE, told).await);

@@ -125,7 +125,7 @@ pub fn raw(socket: &Path, request: &[u8]) -> (u16, String) {
     read_answer(&mut stream)
 }
 
-pub fn read_answer(stream: &mut UnixStream) -> (u16, String) {
+pub fn read_answer(stream: &mut impl std::io::Read) -> (u16, String) {
     let mut text = Vec::new();
     stream.read_to_end(&mut text).expect("an answer");
     let text = String::from_utf8_lossy(&text).into_owned();

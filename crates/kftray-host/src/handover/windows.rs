@@ -1,4 +1,4 @@
-//! Systems that cannot hand listeners over: a new host waits until the old one has ended.
+//! Windows: listeners are not handed over; a new host asks the old one to end and waits.
 
 use std::sync::Arc;
 
@@ -16,9 +16,4 @@ pub(crate) async fn offer(_: &Arc<Core>) -> Result<Offer, Problem> {
 #[expect(clippy::unused_async, reason = "the same form as on systems that wait here")]
 pub(crate) async fn take(_: &Place) -> Result<Taken, Problem> {
     Err(Problem::new(Code::Unsupported, "listeners cannot be handed over on this system"))
-}
-
-#[expect(clippy::unused_async, reason = "the same form as on systems that wait here")]
-pub(crate) async fn dismiss(_: &Place) -> Result<(), Problem> {
-    Err(Problem::new(Code::Unsupported, "hosts do not run on this system yet"))
 }
