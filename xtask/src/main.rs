@@ -15,6 +15,7 @@ mod paths;
 mod setup;
 mod test;
 mod wait;
+mod windows;
 mod wire;
 
 use std::process::ExitCode;
@@ -50,6 +51,8 @@ enum Chore {
     Bench(chores::Bench),
     /// Build the relay's image (static, from scratch) as OCI and docker archives
     Image(image::Image),
+    /// Build for Windows and try the host under Wine (Linux, root for what has to be installed)
+    Windows,
     /// Fuzz the protocol parsers (nightly toolchain), or replay the corpus
     Fuzz(chores::Fuzz),
     /// A real one-node Kubernetes on this machine (Linux, root)
@@ -80,6 +83,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Test(test) => test.run(),
         Chore::Bench(bench) => bench.run(),
         Chore::Image(image) => image.run(),
+        Chore::Windows => windows::windows(),
         Chore::Fuzz(fuzz) => fuzz.run(),
         Chore::Cluster { which, verb } => cluster::run(&which, verb),
     }

@@ -5,7 +5,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::command::{command, on_path, run, show};
 
 /// A program and the Debian package that has it.
-struct Tool {
+pub(crate) struct Tool {
     /// Looked for on the PATH (an absolute path: at that place).
     program: &'static str,
     package: &'static str,
@@ -13,7 +13,7 @@ struct Tool {
     purpose: &'static str,
 }
 
-const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
+pub(crate) const fn tool(program: &'static str, package: &'static str, purpose: &'static str) -> Tool {
     Tool { program, package, purpose }
 }
 
@@ -40,7 +40,7 @@ const SUBCOMMANDS: [(&str, &str); 2] =
 
 /// Installs what is missing.
 pub(crate) fn setup() -> Result<()> {
-    packages()?;
+    install(&TOOLS)?;
     for (name, _) in SUBCOMMANDS {
         if !on_path(name) {
             show(&mut command("cargo", ["install", "--locked", name]))?;
@@ -55,8 +55,9 @@ pub(crate) fn setup() -> Result<()> {
     Ok(())
 }
 
-fn packages() -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !tool.is_there()).collect();
+/// Installs those of these tools that are missing.
+pub(crate) fn install(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -77,17 +78,17 @@ fn packages() -> Result<()> {
     if !nix::unistd::geteuid().is_root() {
         bail!("run as root: apt-get install -y --no-install-recommends {}", packages.join(" "));
     }
-    let install = || {
+    let get = || {
         show(
             command("apt-get", ["install", "-y", "-q", "--no-install-recommends"])
                 .args(&packages)
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         )
     };
-    install().or_else(|_| {
+    get().or_else(|_| {
         // A fresh machine's lists may be missing or old.
         run(&mut command("apt-get", ["update", "-q"])).context("cannot refresh the package lists")?;
-        install()
+        get()
     })
 }
 
