@@ -9,6 +9,7 @@
 
 mod idle;
 mod relay;
+mod window;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -69,6 +70,8 @@ enum Measurement {
     Relay(relay::Arguments),
     /// What many idle forwards cost
     Idle(idle::Arguments),
+    /// The window with thousands of configs: key press to drawn, and the cost of host and window
+    Window(window::Arguments),
 }
 
 /// Namespace and Service of the fixture.
@@ -80,6 +83,7 @@ async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     match arguments.command {
         Measurement::Idle(idle) => idle::run(&idle, &arguments.kftui, &arguments.kubeconfig).await,
+        Measurement::Window(window) => window::run(&window, &arguments.kftui, &arguments.kubeconfig).await,
         Measurement::Relay(relay) => relay::run(&relay, &arguments.kftui, &arguments.kubeconfig).await,
         Measurement::Speed { rounds, added_rtt, kubectl, reference, node_namespace, only, load, json } => {
             let directory = tempfile::tempdir()?;

@@ -20,13 +20,25 @@ pub(crate) fn demo(args: &[String]) -> Result<()> {
     )
 }
 
+const BENCH_HELP: &str = "\
+Examples:
+  cargo xtask bench                                 what can be measured
+  cargo xtask bench -- speed --rounds 3             beside kubectl and kube-rs
+  cargo xtask bench -- speed --added-rtt 50         the same with 50 ms between client and cluster
+  cargo xtask bench -- idle --forwards 500
+  cargo xtask bench -- window                       5,000 configs: key press to drawn, idle cost
+  cargo xtask bench --keep -- window                and leave the cluster up for the next run
+
+Figures with their commands are in docs/benchmarks.md. Everything is built with optimisation first.";
+
 /// The benchmarks, on a cluster of their own.
 #[derive(Args)]
+#[command(after_help = BENCH_HELP)]
 pub(crate) struct Bench {
     /// Leave the cluster up, for the next run
     #[arg(long)]
     keep: bool,
-    /// For the benchmark program (see `cargo xtask bench -- --help`)
+    /// What to measure: speed, idle, relay or window, each with options of its own (`-- window --help`)
     #[arg(last = true)]
     args: Vec<String>,
 }
@@ -34,6 +46,13 @@ pub(crate) struct Bench {
 impl Bench {
     /// Builds with optimisation, brings the cluster up, measures.
     pub(crate) fn run(&self) -> Result<()> {
+        let asks = |arg: &String| ["-h", "--help", "help"].contains(&arg.as_str());
+        if self.args.is_empty() || self.args.iter().any(asks) {
+            // Its help needs no cluster.
+            let mut help = command("cargo", ["run", "--release", "--locked", "-p", "kftray-benches", "--"]);
+            // Asked for twice, it is told once.
+            return show(help.args(&self.args).arg("--help").current_dir(root()));
+        }
         test::build()?;
         show(
             command("cargo", ["build", "--release", "--locked", "-p", "kftray-benches"]).current_dir(root()),

@@ -9,6 +9,7 @@ mod check;
 mod chores;
 mod cluster;
 mod command;
+mod compat;
 mod image;
 mod layers;
 mod paths;
@@ -24,14 +25,24 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 /// The chores of this repository.
-///
-/// New here? `cargo xtask demo` shows the program at work without a cluster; `cargo xtask test` runs every test.
 #[derive(Parser)]
-#[command(bin_name = "cargo xtask", disable_help_subcommand = true, max_term_width = 110)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true, max_term_width = 110, after_help = BEGIN)]
 struct Cli {
     #[command(subcommand)]
     chore: Chore,
 }
+
+/// Where to begin, for somebody who has just cloned it.
+const BEGIN: &str = "\
+New here:
+  cargo xtask demo                    see the program at work: no cluster, no root, no network
+  cargo xtask test --no-e2e           every test that needs no cluster, on any system
+  cargo xtask check                   what is asked of every change besides the tests
+  cargo xtask cluster up              a Kubernetes of your own to try things on (Linux, root)
+  cargo xtask test                    everything, real clusters included (Linux, root; the first
+                                      time builds Kubernetes: ten minutes more)
+
+Only when asked for, since they take long: compat, bench, fuzz, test --e2e --profile old.";
 
 #[derive(Subcommand)]
 enum Chore {
@@ -47,7 +58,9 @@ enum Chore {
     Check,
     /// Run all tests: units, documentation, and the built program on real clusters (Linux, root)
     Test(test::Test),
-    /// Measure against other port-forwards on a real cluster (Linux, root)
+    /// Run an older build and this one together: host, client, hand-over, store (Linux, root)
+    Compat(compat::Compat),
+    /// Measure: speed beside other port-forwards, idle cost, the window (Linux, root)
     Bench(chores::Bench),
     /// Build the relay's image (static, from scratch) as OCI and docker archives
     Image(image::Image),
@@ -56,6 +69,7 @@ enum Chore {
     /// Fuzz the protocol parsers (nightly toolchain), or replay the corpus
     Fuzz(chores::Fuzz),
     /// A real one-node Kubernetes on this machine (Linux, root)
+    #[command(after_help = cluster::HELP)]
     Cluster {
         #[command(flatten)]
         which: cluster::Which,
@@ -81,6 +95,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Setup => setup::setup(),
         Chore::Check => check::check(),
         Chore::Test(test) => test.run(),
+        Chore::Compat(compat) => compat.run(),
         Chore::Bench(bench) => bench.run(),
         Chore::Image(image) => image.run(),
         Chore::Windows => windows::windows(),

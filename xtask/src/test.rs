@@ -12,8 +12,20 @@ use crate::command::{command, show};
 use crate::paths::{root, target};
 use crate::setup;
 
+const HELP: &str = "\
+Examples:
+  cargo xtask test --no-e2e                  no cluster, no root
+  cargo xtask test --no-e2e kubeconfig       of these, the ones with `kubeconfig` in their names
+  cargo xtask test --e2e --keep              on real clusters, which stay up for the next run
+  cargo xtask test --e2e liveness            the end-to-end tests of that name
+  cargo xtask test --e2e --profile old       on Kubernetes 1.30 (its first build takes five minutes)
+
+It runs `cargo xtask setup` first. For one crate `cargo nextest run -p CRATE` is enough. When a test on a
+cluster fails, the cluster's logs are kept in target/e2e-logs.";
+
 /// Which tests.
 #[derive(Args)]
+#[command(after_help = HELP)]
 pub(crate) struct Test {
     /// Only the tests that need no cluster (any system, no root)
     #[arg(long, conflicts_with = "e2e")]
@@ -46,11 +58,12 @@ struct Stage {
 const CARRIER_TESTS: &str = "binary(clients) | binary(rollout) | binary(bytes)";
 
 /// The old Kubernetes speaks what the one without tunnel speaks, and its build takes another five minutes: on demand only.
+/// `compat` needs an older build, and has a chore of its own.
 ///
 /// The relay's tests have a cluster of their own, and are asked for (`--e2e --profile default`) until they have passed there
 /// in whole runs, see docs/STATUS.md.
 const STAGES: [Stage; 4] = [
-    Stage { profile: Profile::Default, name: "e2e", tests: "not binary(/^relay_/)", always: true },
+    Stage { profile: Profile::Default, name: "e2e", tests: "not binary(/^relay_|^compat$/)", always: true },
     Stage { profile: Profile::Default, name: "e2e-relay", tests: "binary(/^relay_/)", always: false },
     Stage { profile: Profile::SpdyOnly, name: "e2e-spdy-only", tests: CARRIER_TESTS, always: true },
     Stage { profile: Profile::Old, name: "e2e-old", tests: CARRIER_TESTS, always: false },

@@ -10,6 +10,7 @@ pub mod check;
 pub mod event;
 pub mod names;
 pub mod problem;
+pub mod relay;
 pub mod selector;
 pub mod spec;
 pub mod status;

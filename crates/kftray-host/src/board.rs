@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use kftray_commons::ForwardId;
-use kftray_commons::api::{Change, Config, Delta, ForwardState, Settings, Snapshot, Tally};
+use kftray_commons::api::{Calls, Change, Config, Delta, ForwardState, Settings, Snapshot, Tally};
 use tokio::sync::{broadcast, watch};
 
 /// Changes kept for clients that come back, and for those that read slowly: a minute of a busy host. A client that is
@@ -28,6 +28,7 @@ pub(crate) struct Board {
     followers: watch::Sender<usize>,
     /// How many forwards are active.
     active: watch::Sender<usize>,
+    settings: watch::Sender<Arc<Settings>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +79,7 @@ impl Board {
             frames: broadcast::Sender::new(KEPT),
             followers: watch::Sender::new(0),
             active: watch::Sender::new(0),
+            settings: watch::Sender::default(),
         }
     }
 
@@ -114,6 +116,11 @@ impl Board {
 
     pub(crate) fn forwards(&self) -> Vec<Arc<ForwardState>> {
         self.inner().forwards.values().cloned().collect()
+    }
+
+    /// The settings, now and as they change.
+    pub(crate) fn settings_changes(&self) -> watch::Receiver<Arc<Settings>> {
+        self.settings.subscribe()
     }
 
     pub(crate) fn settings(&self) -> Arc<Settings> {
@@ -180,11 +187,21 @@ impl Board {
         self.publish(&mut inner, Change::CountersPut { tallies });
     }
 
+    /// Publishes the calls of an expose that is known.
+    pub(crate) fn put_calls(&self, id: ForwardId, calls: Calls) {
+        let mut inner = self.inner();
+        let known = inner.forwards.get_mut(&id).and_then(|forward| Arc::make_mut(forward).exposed.as_mut());
+        let Some(exposed) = known else { return };
+        exposed.calls = calls.clone();
+        self.publish(&mut inner, Change::CallsPut { id, calls });
+    }
+
     pub(crate) fn put_settings(&self, settings: Settings) {
         let mut inner = self.inner();
         if *inner.settings != settings {
             let settings = Arc::new(settings);
             inner.settings = Arc::clone(&settings);
+            self.settings.send_replace(Arc::clone(&settings));
             self.publish(&mut inner, Change::SettingsPut { settings });
         }
     }

@@ -15,7 +15,7 @@ use kftray_commons::store::{
 };
 use kftray_commons::tags::Tags;
 use kftray_commons::target::ContextRef;
-use kftray_commons::{Code, ForwardId, ForwardSpec, Problem};
+use kftray_commons::{Code, ForwardId, ForwardSpec, Problem, Workload};
 use serde_json::{Map, Value, json};
 
 use crate::board::Board;
@@ -61,6 +61,7 @@ pub(crate) fn summary(spec: &ForwardSpec) -> Summary {
         },
         kubeconfig: spec.cluster.kubeconfig.clone(),
         protocol: spec.protocol.to_string(),
+        public: matches!(&spec.workload, Workload::Expose(expose) if expose.is_public()),
         local_hosts: hosts.clone(),
         local_port: port.number(),
         tags: spec.tags.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
@@ -72,7 +73,6 @@ pub(crate) fn summary(spec: &ForwardSpec) -> Summary {
 }
 
 fn remote(spec: &ForwardSpec) -> String {
-    use kftray_commons::Workload;
     match &spec.workload {
         Workload::Service { port, .. } | Workload::Pod { port, .. } | Workload::Owner { port, .. } => {
             port.to_string()

@@ -25,7 +25,7 @@ use crate::leases::Leases;
 use crate::lock::Lock;
 use crate::platform::{self, Listener, Terminations};
 use crate::serve::{self, Clients, TcpEntrance};
-use crate::{actions, clock, configs, foreign, handover, memory, network, reference, routes};
+use crate::{actions, clock, configs, foreign, handover, memory, network, reference, routes, settings};
 
 /// How long an old host may take to give the lock back after it has handed over or was told to end.
 const SUCCESSION: Duration = Duration::from_secs(15);
@@ -129,6 +129,9 @@ impl Host {
         });
         let engine = Engine::new(Arc::new(kube.clone()), Arc::new(kube.clone()), Limits::detect());
         let fleet = Fleet::new(engine, kube, Arc::clone(&board), chronicle.clone(), ended_tx);
+        let leases = Leases::new(lease_tx);
+        // Before anybody can ask for one.
+        leases.inherit(&taken.leases);
         let core = Arc::new(Core::new(Parts {
             directory,
             mode,
@@ -137,11 +140,12 @@ impl Host {
             archive,
             chronicle,
             fleet: Arc::new(fleet),
-            leases: Leases::new(lease_tx),
+            leases,
             environment,
         }));
         let published = Arc::clone(core.board());
         core.archive().call(move |store| configs::publish_all(store, &published)).await?;
+        settings::apply_relay_settings(&core);
         reference::adopt(&core).await;
         let (listener, own_socket) = open(&place, use_given_socket)?;
         let tcp = if tcp { Some(TcpEntrance::open(&place).await?) } else { None };
@@ -185,7 +189,8 @@ impl Host {
         }
     }
 
-    /// Ends it in order: clients hear it, forwards end, the store is written, the lock is given back.
+    /// Ends it in order: clients hear it, forwards end, what was exposed is withdrawn from the clusters, the store is
+    /// written, the lock is given back.
     pub async fn stop(mut self) {
         self.core.end(Ending::Stop);
         let how = *self.core.ending().borrow();
@@ -204,6 +209,7 @@ impl Host {
             return;
         }
         self.core.fleet().stop_all(EndedBy::Other).await;
+        self.core.fleet().kube().finish().await;
         self.core.tasks().abort();
         drop(timeout(LAST_WRITES, self.core.archive().flush()).await);
         // What is there now is nobody's: no host can start before the lock is given back.
@@ -215,6 +221,8 @@ impl Host {
 
     /// Makes room for the next host at once, and lets open connections go on for a while.
     async fn retire(mut self) {
+        // The other one goes on with what is exposed; nothing of it may go with this one.
+        self.core.fleet().kube().relays().leave_exposed();
         let passengers = self.core.fleet().passengers();
         let retiring = join_all(passengers.iter().map(|passenger| passenger.forward.retire(DRAIN)));
         tokio::pin!(retiring);
@@ -246,6 +254,7 @@ impl Host {
         self.tasks.spawn(async move { fleet.count().await });
         self.tasks.spawn(network::watch(Arc::clone(&self.core)));
         self.tasks.spawn(foreign::watch(Arc::clone(&self.core)));
+        self.tasks.spawn(settings::follow_relay_settings(Arc::clone(&self.core)));
         let core = Arc::clone(&self.core);
         self.tasks.spawn(async move {
             while let Some((id, _)) = ended.recv().await {
@@ -304,7 +313,13 @@ async fn succeed(place: &Place) -> Result<(Lock, Taken), Problem> {
 /// Starts what was taken over with its listeners, and what shall run without.
 async fn restore(core: &Arc<Core>, taken: Taken) {
     let mut wanted = Vec::new();
-    for (offered, listeners) in taken.forwards {
+    for (mut offered, listeners) in taken.forwards {
+        // A client that went away meanwhile has been heard of, but there was nothing yet to end.
+        offered.holders.retain(|lease| core.leases().is_held(*lease));
+        if offered.origin.lease().is_some() {
+            let Some(lease) = offered.holders.first() else { continue };
+            offered.origin = offered.origin.with_lease(Some(*lease));
+        }
         let Ok((Draft { spec, extra }, _)) = Draft::read(&offered.entry) else {
             tracing::warn!(id = offered.id.0, "a forward that was handed over is not understood");
             continue;
@@ -317,11 +332,13 @@ async fn restore(core: &Arc<Core>, taken: Taken) {
             }
         };
         let spec = ForwardSpec { id, ..spec };
-        wanted.push(Wanted { id, spec, origin: offered.origin, lifetime, listeners });
+        wanted.push((Wanted { id, spec, origin: offered.origin, lifetime, listeners }, offered.holders));
     }
-    for wanted in wanted {
-        if let Err(problem) = core.fleet().start(wanted).await {
-            tracing::warn!(%problem, "a forward that was handed over cannot run");
+    for (wanted, holders) in wanted {
+        let id = wanted.id;
+        match core.fleet().start(wanted).await {
+            Ok(_) => core.fleet().hold(id, holders),
+            Err(problem) => tracing::warn!(%problem, "a forward that was handed over cannot run"),
         }
     }
     if !core.board().settings().restore {

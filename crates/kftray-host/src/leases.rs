@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use kftray_commons::api::{Lease, LeaseId};
 use kftray_commons::{Code, Problem};
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
+use utoipa::ToSchema;
 
 use crate::clock;
 
@@ -17,6 +19,20 @@ const LEASES: usize = 4096;
 
 /// The longest a lease may last without a renewal: a day.
 pub(crate) const LONGEST: u32 = 86_400;
+
+/// How long a lease that was handed over waits for its client: it looks for the new host at once.
+const CLAIM: Duration = Duration::from_secs(30);
+
+/// A lease that one host hands over to the next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub(crate) struct Offered {
+    /// Its number, which stays.
+    #[schema(value_type = u64)]
+    pub(crate) id: LeaseId,
+    /// What each renewal adds; none where a connection holds it.
+    #[serde(default)]
+    pub(crate) seconds: Option<u32>,
+}
 
 /// All leases. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -37,6 +53,8 @@ struct Inner {
 enum Hold {
     /// A connection.
     Connection,
+    /// A client of the host before, which comes for it or not.
+    Unclaimed { _timer: JoinSet<()> },
     /// Renewals: so long each, and the task that waits for the end.
     Renewals { each: Duration, _timer: JoinSet<()> },
 }
@@ -68,6 +86,44 @@ impl Leases {
         Ok(Held { lease: Lease { id, expires_at: None }, leases: self.clone() })
     }
 
+    /// All that are held, for the next host.
+    pub(crate) fn offered(&self) -> Vec<Offered> {
+        let one = |(id, hold): (&LeaseId, &Hold)| {
+            let seconds = match hold {
+                Hold::Renewals { each, .. } => u32::try_from(each.as_secs()).ok(),
+                Hold::Connection | Hold::Unclaimed { .. } => None,
+            };
+            Offered { id: *id, seconds }
+        };
+        self.inner().known.iter().map(one).collect()
+    }
+
+    /// Takes over what the host before held. Those of connections end unless they are claimed.
+    pub(crate) fn inherit(&self, offered: &[Offered]) {
+        let mut inner = self.inner();
+        for Offered { id, seconds } in offered.iter().copied() {
+            let hold = match seconds.map(|seconds| Duration::from_secs(u64::from(seconds))) {
+                Some(each) => Hold::Renewals { each, _timer: self.timer(id, each) },
+                None => Hold::Unclaimed { _timer: self.timer(id, CLAIM) },
+            };
+            inner.next = inner.next.max(id.0);
+            inner.known.insert(id, hold);
+        }
+    }
+
+    /// A lease of the host before, for as long as the value lives.
+    ///
+    /// # Errors
+    /// `not_found` if there is none of that number that waits for its client.
+    pub(crate) fn claim(&self, id: LeaseId) -> Result<Held, Problem> {
+        let mut inner = self.inner();
+        match inner.known.get_mut(&id) {
+            Some(hold @ Hold::Unclaimed { .. }) => *hold = Hold::Connection,
+            Some(Hold::Connection | Hold::Renewals { .. }) | None => return Err(unknown(id)),
+        }
+        Ok(Held { lease: Lease { id, expires_at: None }, leases: self.clone() })
+    }
+
     /// A lease for so long, and for as long again with every renewal.
     ///
     /// # Errors
@@ -90,7 +146,7 @@ impl Leases {
         let mut inner = self.inner();
         let each = match inner.known.get(&id) {
             Some(Hold::Renewals { each, .. }) => *each,
-            Some(Hold::Connection) | None => return Err(unknown(id)),
+            Some(Hold::Connection | Hold::Unclaimed { .. }) | None => return Err(unknown(id)),
         };
         inner.known.insert(id, Hold::Renewals { each, _timer: self.timer(id, each) });
         Ok(Lease { id, expires_at: Some(clock::now() + clock::millis(each)) })
@@ -178,5 +234,26 @@ mod tests {
         assert_eq!(ended.recv().await, Some(id));
         assert!(!leases.end(id));
         assert!(ended.try_recv().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_host_goes_on_with_them() {
+        let (ended_tx, mut old_ended) = mpsc::unbounded_channel();
+        let old = Leases::new(ended_tx);
+        let (held, other) = (old.hold().expect("room"), old.hold().expect("room"));
+        let rented = old.rent(600).expect("room");
+        let (ended_tx, mut ended) = mpsc::unbounded_channel();
+        let new = Leases::new(ended_tx);
+        new.inherit(&old.offered());
+        assert!(old_ended.try_recv().is_err());
+        let claimed = new.claim(held.lease.id).expect("it waits for its client");
+        assert_eq!(new.claim(held.lease.id).expect_err("claimed").code, Code::NotFound);
+        assert_eq!(new.claim(LeaseId(99)).expect_err("never given").code, Code::NotFound);
+        assert!(new.renew(rented.id).is_ok());
+        assert!(new.hold().expect("room").lease.id.0 > rented.id.0, "numbers are not given twice");
+        ended.recv().await.expect("the one that was just dropped");
+        sleep(CLAIM * 2).await;
+        assert_eq!(ended.recv().await, Some(other.lease.id), "nobody came for it");
+        assert!(new.is_held(claimed.lease.id) && new.is_held(rented.id));
     }
 }

@@ -18,6 +18,7 @@ mod clock;
 mod configs;
 mod core;
 pub mod doctor;
+mod endpoint;
 pub mod errors;
 mod foreign;
 mod forwards;

@@ -99,3 +99,41 @@ async fn only_what_is_asked_for() {
     assert_eq!(report.contexts[0].name.as_deref(), Some("admin"));
     assert!(report.is_well(), "{report:?}");
 }
+
+#[tokio::test]
+async fn the_rights_of_a_relay_are_looked_at_where_one_is_needed() {
+    let jane = User::new("jane")
+        .may(Rule::new(&["get", "list", "watch"], &["services", "endpointslices", "pods"]))
+        .may(Rule::new(&["get", "create"], &["pods/portforward"]));
+    let fake = FakeCluster::builder().namespace("kftray-system").user(jane).start().await.expect("a cluster");
+    fake.service("dns").port(53, 53).create().expect("created");
+    let entries = r#"[
+        {"alias": "dns", "service": "dns", "remote_port": 53, "protocol": "udp", "context": "jane"},
+        {"alias": "db", "workload_type": "proxy", "remote_address": "db.corp", "remote_port": 5432, "context": "jane"},
+        {"alias": "hook", "workload_type": "expose", "local_port": 3000, "exposure_type": "internal", "context": "jane"}
+    ]"#;
+    let told = |report: &DoctorReport, label: &str| {
+        let found = report.forwards.iter().find(|forward| forward.label == label).expect("looked at");
+        found.problems.iter().map(|problem| problem.message.clone()).collect::<Vec<_>>()
+    };
+    let report = look(&fake, entries, DoctorRequest::default()).await;
+    let relay =
+        "may not create jobs.batch, list jobs.batch in namespace default, which a relay of its own needs";
+    assert_eq!(told(&report, "dns"), [relay]);
+    assert_eq!(told(&report, "db"), [relay]);
+    let expose = "may not create jobs.batch, list jobs.batch, create services, patch services in namespace default, \
+        which an expose needs";
+    assert_eq!(told(&report, "hook"), [expose]);
+
+    // One that is installed for all will do, but not for an expose.
+    let pod = serde_json::json!({
+        "kind": "Pod", "apiVersion": "v1",
+        "metadata": {"name": "kftray-server-0", "namespace": "kftray-system", "labels": {
+            "app.kubernetes.io/name": "kftray-server", "kftray.app/installed": "true"}},
+        "spec": {"containers": [{"name": "relay", "image": "relay:1"}]},
+    });
+    fake.create(pod).expect("created");
+    let report = look(&fake, entries, DoctorRequest::default()).await;
+    assert_eq!((told(&report, "dns").len(), told(&report, "db").len()), (0, 0), "{report:?}");
+    assert_eq!(told(&report, "hook"), [expose]);
+}

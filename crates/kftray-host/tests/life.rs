@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use kftray_client::{Link, State};
-use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, SettingsPatch};
+use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, Selection, SettingsPatch};
 use kftray_testkit::{Context, FakeCluster, Kubeconfig, Login};
 use support::{Ground, LIMIT, act, add, echoes, entry, ready, start, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -122,6 +122,64 @@ async fn a_new_host_takes_over_with_the_listeners() {
         .expect("joined")
         .expect("ended");
     echoes(&address).await;
+    new.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_go_over_to_the_next_host_with_their_forwards() {
+    let ground = Ground::new().await;
+    let old = ground.host().await;
+    let client = ground.client().await;
+    let mut follow = client.follow();
+    let db = add(&client, "db", "db", 5432).await;
+    let (kept, dropped) =
+        (client.hold_lease().await.expect("held"), client.hold_lease().await.expect("held"));
+    for (lease, ad_hoc) in [(&kept, Vec::new()), (&dropped, vec![entry("adhoc", "db", 5432)])] {
+        let selection = if ad_hoc.is_empty() { Selection::ids([db.id]) } else { Selection::default() };
+        let request = ActionRequest { selection, ad_hoc, lease: Some(lease.id()) };
+        client.act(Action::Start, &request).await.expect("started");
+    }
+    let before = ready(&mut follow, db.id).await;
+    let address = before.addresses[0].clone();
+    let mut open = TcpStream::connect(&address).await.expect("connect");
+    exchange(&mut open).await;
+    let instance = client.host().instance.clone();
+
+    let mut ending = JoinSet::new();
+    ending.spawn(old.wait(true));
+    let mut options = ground.options();
+    options.take_over = true;
+    let new = timeout(LIMIT, kftray_host::Host::start(options)).await.expect("in time").expect("takes over");
+    let taken = |state: &State| {
+        state.host.as_ref().is_some_and(|host| host.instance != instance)
+            && state.snapshot.forward(db.id).is_some_and(|forward| forward.ready_via.is_some())
+            && state.snapshot.forwards.len() == 2
+    };
+    timeout(LIMIT, follow.wait_for(taken)).await.expect("the new host has both");
+    let after = ready(&mut follow, db.id).await;
+    assert_eq!(after.addresses, before.addresses, "the same ports");
+    assert_eq!(after.origin.lease(), Some(kept.id()));
+    exchange(&mut open).await;
+    echoes(&address).await;
+    drop(open);
+    timeout(LIMIT, ending.join_next())
+        .await
+        .expect("the old host ends")
+        .expect("one")
+        .expect("joined")
+        .expect("ended");
+
+    // Each ends with its own client, now as before.
+    let gone = |snapshot: &kftray_commons::api::Snapshot| snapshot.forwards.iter().all(|one| one.id == db.id);
+    drop(dropped);
+    until(&mut follow, "the end of the one", gone).await;
+    echoes(&address).await;
+    drop(kept);
+    until(&mut follow, "the end of the other", |snapshot| {
+        snapshot.forward(db.id).is_some_and(|forward| !forward.is_active())
+    })
+    .await;
+    assert!(TcpStream::connect(&address).await.is_err(), "nothing listens any more");
     new.stop().await;
 }
 

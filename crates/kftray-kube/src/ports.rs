@@ -1,6 +1,7 @@
 //! The engine's two traits over a real cluster, directly and by way of the relay: the one type a face builds.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt as _;
@@ -19,6 +20,10 @@ use crate::pool::{Pool, Upgrade};
 use crate::relay::Relays;
 use crate::relay::tunnel::{self, Routes, Tunnels};
 use crate::{Cluster, Clusters, Resolver};
+
+/// How long the end of a program waits for objects of exposes to be deleted: a few round trips. What is left then ends by
+/// itself.
+const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// What a face decides.
 #[derive(Debug)]
@@ -76,6 +81,14 @@ impl KubePorts {
     #[must_use]
     pub fn relays(&self) -> &Deploy {
         &self.relays
+    }
+
+    /// Waits, for a moment, until nothing of what was exposed is left in the clusters: for the end of a program, after all
+    /// forwards have been stopped.
+    pub async fn finish(&self) {
+        if tokio::time::timeout(WITHDRAWAL, self.relays.withdrawn()).await.is_err() {
+            tracing::warn!("objects of exposes may be left in the cluster; `kftui relay sweep` removes them");
+        }
     }
 
     /// The clusters, for names, namespaces, transports and requests of one's own.

@@ -6,7 +6,7 @@ mod support;
 use std::num::NonZeroU16;
 
 use kftray_commons::api::{ContextReport, Granted};
-use kftray_commons::{Code, RemotePort, Workload};
+use kftray_commons::{Code, ForwardId, ForwardSpec, RemotePort, Workload};
 use kftray_kube::diagnose::{context, judge, permissions};
 use kftray_testkit::{Context, FakeCluster, Kubeconfig, Login, PluginAnswer, Rule, User};
 use support::{clusters, clusters_in, entry, environment, up};
@@ -15,8 +15,9 @@ async fn report(fake: &FakeCluster, name: &str) -> ContextReport {
     context(&clusters(), &entry(&fake.kubeconfig_path(), name)).await.0
 }
 
-fn service() -> Workload {
-    Workload::Service { name: "web".to_owned(), port: RemotePort::Number(NonZeroU16::MIN) }
+fn service() -> ForwardSpec {
+    let port = RemotePort::Number(NonZeroU16::MIN);
+    ForwardSpec::new(ForwardId(1), Workload::Service { name: "web".to_owned(), port })
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::{ArgValueCompleter, Shell};
 
-use crate::commands::{act, add, doctor, edit, env, group, import, list, logs, remove, up, wait};
+use crate::commands::{act, add, doctor, edit, env, group, import, list, logs, remove, settings, up, wait};
 use crate::complete;
 use crate::reference::ReferenceArgs;
 
@@ -125,6 +125,9 @@ pub(crate) enum Command {
     /// Print the addresses of running forwards as environment variables
     #[command(after_help = env::ENV_HELP)]
     Env(env::EnvArgs),
+    /// Show and change the settings
+    #[command(after_help = settings::SETTINGS_HELP)]
+    Settings(settings::SettingsArgs),
     /// Find out what stands in the way of forwards
     #[command(after_help = doctor::DOCTOR_HELP)]
     Doctor(doctor::DoctorArgs),

@@ -45,6 +45,12 @@ pub(crate) fn groups(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, known().into_iter().filter_map(|one| Some((one.group?, None))))
 }
 
+/// Names of settings.
+pub(crate) fn settings(current: &OsStr) -> Vec<CompletionCandidate> {
+    let named = |known: &kftray_commons::store::Known| (known.key.to_owned(), Some(known.meaning.to_owned()));
+    candidates(current, kftray_commons::store::SETTINGS.iter().map(named))
+}
+
 /// Tags, `key` and `key=value`.
 pub(crate) fn tags(current: &OsStr) -> Vec<CompletionCandidate> {
     candidates(current, known().into_iter().flat_map(|one| one.tags).map(|tag| (tag, None)))

@@ -10,7 +10,7 @@ use kftray_client::Client;
 use kftray_commons::Code;
 use kftray_commons::api::{Error, Hello, Mode};
 use kftray_commons::store::Directory;
-use kftray_host::log::LogFile;
+use kftray_host::log::{LogFile, LogTail};
 use kftray_host::{Host, HostOptions, systemd};
 use tokio::time::timeout;
 use tracing_subscriber::EnvFilter;
@@ -20,6 +20,7 @@ use crate::cli::Output;
 use crate::connect;
 use crate::documents::{complain, print};
 use crate::exit::Exit;
+use crate::signals::Signals;
 
 /// How long a host may take to end: connections have a grace, the store its last writes.
 const END: Duration = Duration::from_secs(15);
@@ -37,7 +38,7 @@ Examples:
   kftui host --tcp                the same, on a TCP port of 127.0.0.1, too (see docs/host.md)
   kftui host status               who it is, since when, how much runs
   kftui host stop                 end it; what runs comes back with the next one
-  kftui host logs                 the end of its log
+  kftui host logs                 the end of its log; --follow goes on
   kftui host install --systemd    units by which systemd starts it with the first client
 
 Every command that needs the host starts it, so that none of this is ever required. It leaves
@@ -69,6 +70,9 @@ enum HostCommand {
         /// So many lines
         #[arg(short = 'n', long, value_name = "N", default_value_t = LINES)]
         lines: usize,
+        /// Go on as it is written, until Ctrl-C
+        #[arg(short, long, conflicts_with = "path")]
+        follow: bool,
         /// Only the path of the file
         #[arg(long)]
         path: bool,
@@ -157,7 +161,7 @@ pub(crate) async fn host(args: HostArgs) -> Result<Exit> {
         Some(HostCommand::Run(args)) => run(args).await,
         Some(HostCommand::Status { output }) => status(output).await,
         Some(HostCommand::Stop) => stop().await,
-        Some(HostCommand::Logs { lines, path }) => logs(lines, path),
+        Some(HostCommand::Logs { lines, follow, path }) => logs(lines, follow, path).await,
         Some(HostCommand::Install(args)) => install(&args),
     }
 }
@@ -275,7 +279,7 @@ async fn stop() -> Result<Exit> {
     Ok(Exit::Clean)
 }
 
-fn logs(lines: usize, only_path: bool) -> Result<Exit> {
+async fn logs(lines: usize, follow: bool, only_path: bool) -> Result<Exit> {
     let directory = Directory::of_process()?;
     let path = kftray_client::place(directory.path()).log;
     if only_path {
@@ -283,13 +287,37 @@ fn logs(lines: usize, only_path: bool) -> Result<Exit> {
     }
     let text = match std::fs::read(&path) {
         Ok(text) => text,
+        // It may come.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && follow => Vec::new(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             complain(&format!("there is no log yet: {}", path.display()));
             return Ok(Exit::BadInput);
         }
         Err(error) => return Err(error).with_context(|| format!("{} cannot be read", path.display())),
     };
-    print(last_lines(&text, lines))
+    print(last_lines(&text, lines))?;
+    if follow { go_on(&path, text.len() as u64).await } else { Ok(Exit::Clean) }
+}
+
+/// Prints what is written from here on, until a signal.
+async fn go_on(path: &Path, from: u64) -> Result<Exit> {
+    let mut signals = Signals::install()?;
+    let mut tail =
+        LogTail::open(path, from).with_context(|| format!("{} cannot be followed", path.display()))?;
+    loop {
+        tokio::select! {
+            _ = crate::session::ending(&mut signals) => return Ok(Exit::Clean),
+            more = tail.more() => {
+                let more = more?;
+                let mut out = std::io::stdout().lock();
+                if let Err(error) = out.write_all(&more).and_then(|()| out.flush()) {
+                    // Whoever has read enough goes away.
+                    let gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+                    return if gone { Ok(Exit::Clean) } else { Err(error.into()) };
+                }
+            }
+        }
+    }
 }
 
 /// The last lines of a text.

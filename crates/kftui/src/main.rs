@@ -118,6 +118,7 @@ fn dispatch(cli: Cli) -> Result<Exit> {
         Command::Up(args) => on_runtime(commands::up::up(args)),
         Command::Down(args) => on_runtime(commands::up::down(args)),
         Command::Env(args) => on_runtime(commands::env::env(args)),
+        Command::Settings(args) => on_runtime(commands::settings::settings(args)),
         Command::Doctor(args) => on_runtime(commands::doctor::doctor(args)),
         Command::Host(args) => on_runtime(host::host(args)),
         Command::Demo(args) => on_runtime(demo::run(args)),

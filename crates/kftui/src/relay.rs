@@ -13,7 +13,7 @@ use kftray_commons::store::Directory;
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
     Access, Deploy, Installation, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions, RelaySettings,
-    SubjectKind, created_by, job_manifest,
+    SubjectKind, created_by, job_manifest, with_environment,
 };
 use kftray_kube::{Cluster, ClusterState, Clusters, Environment, TransportChoice, TransportMemory};
 use serde_json::json;
@@ -303,7 +303,7 @@ fn installation(args: &InstallArgs, environment: &Environment) -> Result<Install
             Some(serde_json::from_str(&text).with_context(|| format!("{} is not JSON", path.display()))?)
         }
     };
-    let mut settings = RelaySettings {
+    let settings = RelaySettings {
         pull_policy: args.pull_policy.map(PullPolicy::from),
         pull_secrets: args.pull_secret.clone(),
         allow: args.allow.clone(),
@@ -313,8 +313,8 @@ fn installation(args: &InstallArgs, environment: &Environment) -> Result<Install
         patch,
         system_namespace: Some(args.namespace.clone()),
         ..RelaySettings::default()
-    }
-    .with_environment(environment);
+    };
+    let mut settings = with_environment(settings, environment);
     if args.image.is_some() {
         settings.image.clone_from(&args.image);
     }

@@ -1,7 +1,6 @@
 //! The one place where the engine meets Kubernetes.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use kftray_kube::deploy::RelayOptions;
 use kftray_kube::{Environment, KubeOptions, KubePorts, Protocol, TransportChoice};
@@ -9,9 +8,6 @@ use kftray_portforward::{Engine, Limits};
 
 use crate::cli::Transport;
 use crate::relay;
-
-/// How long the end waits for objects of exposes to be deleted. What is left then ends by itself.
-const WITHDRAWAL: Duration = Duration::from_secs(5);
 
 /// An engine, and what is behind it.
 pub(crate) struct Stack {
@@ -37,9 +33,7 @@ impl Stack {
     /// Waits, for a moment, until nothing of what was exposed is left in the cluster. All forwards have been stopped.
     pub(crate) async fn finish(self) {
         drop(self.engine);
-        if tokio::time::timeout(WITHDRAWAL, self.ports.relays().withdrawn()).await.is_err() {
-            tracing::warn!("objects of exposes may be left in the cluster; `kftui relay sweep` removes them");
-        }
+        self.ports.finish().await;
     }
 }
 

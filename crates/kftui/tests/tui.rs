@@ -327,3 +327,49 @@ context's own. Screens of 80x24, written by `KFTRAY_CAST=docs/casts/first-use.md
 cluster inside the test.
 
 ";
+
+/// Where no host can be started in the background the window has one of its own, and says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_background_the_window_is_the_host() {
+    let home = tempfile::tempdir().expect("a directory");
+    let directory = home.path().join("kftray");
+    // A background host cannot write its log here, so that it does not start.
+    std::fs::create_dir_all(directory.join("host.log")).expect("made");
+    std::fs::set_permissions(&directory, std::os::unix::fs::PermissionsExt::from_mode(0o700)).expect("set");
+    let cluster = shop(80).await;
+    let Some(terminal) = Terminal::open(home.path(), &cluster.kubeconfig_path(), (100, 30)) else { return };
+    let _end = EndHost(directory.clone());
+    terminal.start_window().await;
+    let screen = terminal.shows("Forwards end with this window").await;
+    assert!(screen.contains("host.log"), "the reason is told:\n{screen}");
+    terminal.press("Escape");
+    terminal.shows("No forwards yet.").await;
+
+    // It is a host like any other: another program starts a forward in it.
+    let client = Client::connect(&directory).await.expect("the window is a host");
+    assert_eq!(client.host().mode, kftray_commons::api::Mode::Embedded);
+    let port = free_port();
+    let entry =
+        serde_json::json!({"service": "front", "namespace": "shop", "remote_port": 80, "local_port": port});
+    let serde_json::Value::Object(spec) = entry else { panic!("no object") };
+    let put = kftray_commons::api::ConfigPut { spec, ..Default::default() };
+    let config = client.add_config(&put).await.expect("added");
+    let selection = kftray_commons::api::Selection::ids([config.id]);
+    let request = kftray_commons::api::ActionRequest { selection, ..Default::default() };
+    client.act(kftray_commons::api::Action::Start, &request).await.expect("started");
+    terminal.shows("● 1 ready").await;
+    assert!(get(port).await.contains("200 OK"));
+
+    // It ends with the window.
+    terminal.press("q");
+    let begun = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+        assert!(begun.elapsed() < LIMIT, "the forward goes on:\n{}", terminal.screen());
+        // A window whose forwards end with it asks.
+        if terminal.screen().contains("y Yes") {
+            terminal.press("y");
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+    terminal.is_given_back().await;
+}

@@ -5,6 +5,7 @@
 //! read from standard output, and ordinary clients talk through the forwards.
 
 pub mod client;
+pub mod failure;
 pub mod forward;
 pub mod ground;
 pub mod load;

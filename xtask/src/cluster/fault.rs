@@ -55,6 +55,11 @@ pub(crate) enum Fault {
     KubeletStop,
     /// Start the kubelet again
     KubeletStart,
+    /// Start the kubelet anew with a serving certificate of an authority that the API server does not know: it reports as
+    /// ever, and port-forward through it does not work
+    KubeletUntrusted,
+    /// End of kubelet-untrusted
+    KubeletTrusted,
     /// Kill and start containerd; containers run on
     ContainerdRestart,
     /// Let no new pod onto the node
@@ -92,6 +97,8 @@ impl Fault {
             Self::RotateCertificate => cluster.issue_server_certificate(),
             Self::KubeletStop => cluster.process("kubelet").end(Signal::SIGKILL),
             Self::KubeletStart => cluster.process("kubelet").start_again(),
+            Self::KubeletUntrusted => kubelet_with_certificate(cluster, true),
+            Self::KubeletTrusted => kubelet_with_certificate(cluster, false),
             Self::ContainerdRestart => {
                 cluster.process("containerd").end(Signal::SIGKILL)?;
                 cluster.process("containerd").start_again()?;
@@ -118,6 +125,7 @@ fn mend(cluster: &Cluster) -> Result<()> {
     clear(cluster)?;
     unshape(cluster)?;
     cluster.process("apiserver").signal(Signal::SIGCONT)?;
+    kubelet_with_certificate(cluster, false)?;
     for name in super::node::PROCESSES {
         cluster.process(name).start_again()?;
     }
@@ -221,6 +229,13 @@ fn unshape(cluster: &Cluster) -> Result<()> {
         cluster.network.run_inside(&["tc", "qdisc", "del", "dev", "eth0", "root"])?;
     }
     Ok(())
+}
+
+/// Its client certificate is in its kubeconfig and stays.
+fn kubelet_with_certificate(cluster: &Cluster, foreign: bool) -> Result<()> {
+    cluster.process("kubelet").end(Signal::SIGKILL)?;
+    cluster.issue_kubelet_certificate(foreign)?;
+    cluster.process("kubelet").start_again()
 }
 
 fn start_api_server(cluster: &Cluster) -> Result<()> {

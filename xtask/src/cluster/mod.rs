@@ -30,6 +30,17 @@ use build::Programs;
 use network::Network;
 use pki::Pki;
 
+/// Printed below the verbs.
+pub(crate) const HELP: &str = "\
+Examples:
+  cargo xtask cluster up && eval \"$(cargo xtask cluster env)\"     kubectl and kftui go there now
+  cargo xtask cluster load            something to forward to: kubectl -n kftest get svc
+  cargo xtask cluster fault drop      and `undrop`; `mend` ends every fault
+  cargo xtask cluster down
+
+Up takes 10 to 15 s; the very first one builds Kubernetes from source, some minutes. Several clusters run
+side by side under names of their own (--name). testcluster/README.md says how it is made.";
+
 /// The only node's name.
 const NODE: &str = "node1";
 
@@ -111,6 +122,7 @@ pub(crate) enum Verb {
     Load,
     /// Run this cluster's own kubectl
     Kubectl {
+        /// For kubectl, as in `cargo xtask cluster kubectl -- get pods -A`
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },

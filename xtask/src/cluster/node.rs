@@ -119,12 +119,10 @@ impl Cluster {
         let pki = self.pki();
         pki.create()?;
         self.issue_server_certificate()?;
-        let address = self.network.node().to_string();
-        let node_user = format!("system:node:{NODE}");
+        self.issue_kubelet_certificate(false)?;
         let issue =
-            |file, user, groups: &[&str], names: &[&str]| pki.issue(file, &Subject { user, groups, names });
-        issue("kubelet", &node_user, &["system:nodes"], &[NODE, &address, "127.0.0.1"])?;
-        issue("admin", "admin", &["system:masters"], &[])?;
+            |file, user, groups| pki.issue(file, &Subject { user, groups, names: &[], expired: false });
+        issue("admin", "admin", &["system:masters"])?;
         let components = [
             ("kubelet", "kubelet"),
             ("controller-manager", "system:kube-controller-manager"),
@@ -133,7 +131,7 @@ impl Cluster {
         ];
         for (file, user) in components {
             if file != "kubelet" {
-                issue(file, user, &[], &[])?;
+                issue(file, user, &[])?;
             }
             let config = pki.kubeconfig(&self.context(), &self.server(), file, "default")?;
             write_private(&pki.path(&format!("{file}.conf")), &config)?;
@@ -154,7 +152,20 @@ impl Cluster {
             &address,
             SERVICE_FIRST,
         ];
-        self.pki().issue("apiserver", &Subject { user: "kube-apiserver", groups: &[], names: &names })
+        self.pki().issue(
+            "apiserver",
+            &Subject { user: "kube-apiserver", groups: &[], names: &names, expired: false },
+        )
+    }
+
+    /// The kubelet's certificate, as server and as client; a foreign one is of an authority that the API server does not know.
+    pub(crate) fn issue_kubelet_certificate(&self, foreign: bool) -> Result<()> {
+        let address = self.network.node().to_string();
+        let user = format!("system:node:{NODE}");
+        let names = [NODE, &address, "127.0.0.1"];
+        let subject = Subject { user: &user, groups: &["system:nodes"], names: &names, expired: false };
+        let pki = self.pki();
+        if foreign { pki.issue_foreign("kubelet", &subject) } else { pki.issue("kubelet", &subject) }
     }
 
     fn write_configurations(&self) -> Result<()> {

@@ -15,6 +15,9 @@ use serde_json::json;
 const VALID_FROM: (i32, u8, u8) = (2020, 1, 1);
 const VALID_TO: (i32, u8, u8) = (2040, 1, 1);
 
+/// The last day of certificates that are to be refused.
+const EXPIRED: (i32, u8, u8) = (2021, 1, 1);
+
 /// The directory of one cluster's keys and certificates.
 pub(crate) struct Pki {
     directory: PathBuf,
@@ -26,6 +29,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) groups: &'a [&'a str],
     /// Addresses and DNS names, for servers.
     pub(crate) names: &'a [&'a str],
+    /// Not valid any more.
+    pub(crate) expired: bool,
 }
 
 impl Pki {
@@ -57,8 +62,16 @@ impl Pki {
 
     /// Issues `<file>.crt` and `<file>.key`.
     pub(crate) fn issue(&self, file: &str, subject: &Subject<'_>) -> Result<()> {
-        let ca_key = KeyPair::from_pem(&self.read("ca.key")?)?;
-        let issuer = Issuer::new(authority()?, ca_key);
+        let key = KeyPair::from_pem(&self.read("ca.key")?)?;
+        self.issue_by(&Issuer::new(authority()?, key), file, subject)
+    }
+
+    /// The same by an authority that nobody knows: it has the name of the cluster's own, and another key.
+    pub(crate) fn issue_foreign(&self, file: &str, subject: &Subject<'_>) -> Result<()> {
+        self.issue_by(&Issuer::new(authority()?, KeyPair::generate()?), file, subject)
+    }
+
+    fn issue_by(&self, issuer: &Issuer<'_, KeyPair>, file: &str, subject: &Subject<'_>) -> Result<()> {
         let names: Vec<String> = subject.names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = rcgen::DistinguishedName::new();
@@ -72,9 +85,9 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth];
-        validity(&mut params);
+        validity(&mut params, if subject.expired { EXPIRED } else { VALID_TO });
         let key = KeyPair::generate()?;
-        let certificate = params.signed_by(&key, &issuer)?;
+        let certificate = params.signed_by(&key, issuer)?;
         self.write(&format!("{file}.crt"), &certificate.pem())?;
         self.write(&format!("{file}.key"), &key.serialize_pem())
     }
@@ -150,13 +163,13 @@ fn authority() -> Result<CertificateParams> {
     params.distinguished_name.push(DnType::CommonName, "kftray test cluster");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-    validity(&mut params);
+    validity(&mut params, VALID_TO);
     Ok(params)
 }
 
-fn validity(params: &mut CertificateParams) {
+fn validity(params: &mut CertificateParams, last: (i32, u8, u8)) {
     let (year, month, day) = VALID_FROM;
     params.not_before = rcgen::date_time_ymd(year, month, day);
-    let (year, month, day) = VALID_TO;
+    let (year, month, day) = last;
     params.not_after = rcgen::date_time_ymd(year, month, day);
 }

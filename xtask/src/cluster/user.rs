@@ -10,8 +10,17 @@ use super::Cluster;
 use super::pki::{Subject, write_private};
 use crate::command::{command, feed, output};
 
+const HELP: &str = "\
+Examples:
+  cargo xtask cluster user jane --allow pods=get,list --allow pods/portforward=create
+  cargo xtask cluster user ci --token 600 --allow services=get
+  kftui forward svc/web 8080:80 --kubeconfig $(cargo xtask cluster user late --expired)
+
+A user of the same name gets the rights given now, in the same file.";
+
 /// A user and its rights in one namespace.
 #[derive(Args)]
+#[command(after_help = HELP)]
 pub(crate) struct User {
     /// The user's name
     user: String,
@@ -27,6 +36,9 @@ pub(crate) struct User {
     /// Log in with a service-account token of this lifetime (at least 600 s) instead of a client certificate
     #[arg(long, value_name = "SECONDS")]
     token: Option<u32>,
+    /// Log in with a client certificate that has expired
+    #[arg(long, conflicts_with = "token")]
+    expired: bool,
 }
 
 impl User {
@@ -64,7 +76,7 @@ impl User {
         let pki = cluster.pki();
         let Some(seconds) = self.token else {
             let file = format!("user-{user}");
-            pki.issue(&file, &Subject { user, groups: &[], names: &[] })?;
+            pki.issue(&file, &Subject { user, groups: &[], names: &[], expired: self.expired })?;
             return pki.kubeconfig(&cluster.context(), &cluster.server(), &file, namespace);
         };
         let duration = format!("--duration={seconds}s");

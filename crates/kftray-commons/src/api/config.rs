@@ -51,6 +51,8 @@ pub struct Summary {
     pub kubeconfig: Option<String>,
     /// `tcp` or `udp`.
     pub protocol: String,
+    /// An expose that callers from outside the cluster reach.
+    pub public: bool,
     /// Where this machine listens: addresses or host names.
     pub local_hosts: Vec<String>,
     /// The local port; 0 is any free one.

@@ -62,6 +62,7 @@ impl std::error::Error for Error {}
 const STATUS: &[(Code, u16)] = &[
     (Code::RequestInvalid, 400),
     (Code::SpecInvalid, 400),
+    (Code::ImportUnreadable, 400),
     (Code::PeerRefused, 403),
     (Code::Forbidden, 403),
     (Code::NotFound, 404),
@@ -79,7 +80,11 @@ const STATUS: &[(Code, u16)] = &[
     (Code::Unauthorized, 502),
     (Code::ProxyRefused, 502),
     (Code::HostEnding, 503),
+    (Code::StoreBusy, 503),
     (Code::StoreFailed, 507),
+    (Code::StoreTooNew, 507),
+    (Code::StoreDamaged, 507),
+    (Code::DirectoryRefused, 507),
 ];
 
 /// The HTTP status that goes with a code. A program reads the code; the status is for tools that only know HTTP.

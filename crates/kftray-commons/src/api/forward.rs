@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{LeaseId, Millis};
+use super::{Exposed, LeaseId, Millis};
 use crate::problem::Problem;
 use crate::spec::ForwardId;
 use crate::status::{Counters, Status};
@@ -26,7 +26,8 @@ pub struct ForwardState {
     pub status: Status,
     /// Since when.
     pub since: Millis,
-    /// Every `address:port` it listens on, IPv6 in brackets; empty until bound.
+    /// Every `address:port` it listens on, IPv6 in brackets; empty until bound. Of an expose the URLs under which callers
+    /// reach it.
     #[serde(default)]
     pub addresses: Vec<String>,
     /// By what it is ready, while it is.
@@ -35,6 +36,9 @@ pub struct ForwardState {
     /// Every pod port behind it, by pod name.
     #[serde(default)]
     pub endpoints: Vec<EndpointInfo>,
+    /// Of an expose: who may call, and who does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposed: Option<Exposed>,
     /// What it has carried since its start.
     #[serde(default)]
     pub counters: Counters,
@@ -233,6 +237,15 @@ impl Origin {
     pub fn lease(self) -> Option<LeaseId> {
         match self {
             Self::Config { lease } | Self::AdHoc { lease } => lease,
+        }
+    }
+
+    /// The same with another lease, or without one.
+    #[must_use]
+    pub fn with_lease(self, lease: Option<LeaseId>) -> Self {
+        match self {
+            Self::Config { .. } => Self::Config { lease },
+            Self::AdHoc { .. } => Self::AdHoc { lease },
         }
     }
 }

@@ -3,6 +3,9 @@
 //! A lease is held by an open connection (`GET /v1/leases/hold` answers with an event stream whose first event is the
 //! [`Lease`]; its end ends the lease), or by renewals (`POST /v1/leases` with a time, then `POST /v1/leases/{id}` before it
 //! is over). `DELETE /v1/leases/{id}` ends either.
+//!
+//! A host that hands over to another one hands over its leases, too, with their numbers: `GET /v1/leases/hold?lease=ID` goes
+//! on with one that a connection held, within half a minute.
 
 use std::fmt;
 
@@ -10,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Millis;
 
-/// Number of a lease within one host's life.
+/// Number of a lease, within the life of one host and of those that take over from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(transparent)]

@@ -10,6 +10,7 @@ mod cluster;
 mod config;
 mod doctor;
 mod error;
+mod exposed;
 mod forward;
 mod hello;
 mod import;
@@ -29,6 +30,7 @@ pub use doctor::{
     Need, Permission, PluginReport,
 };
 pub use error::{Error, status_of};
+pub use exposed::{Call, Calls, Exposed};
 pub use forward::{
     Ended, EndedBy, EndpointInfo, ForwardList, ForwardState, History, HistoryEntry, HistoryKind, Origin,
     PodCondition, ReadyVia, Tally,

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::relay::RelaySettings;
 
 /// Every setting with its present value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +22,8 @@ pub struct Settings {
     pub host_idle_minutes: u32,
     /// Whether changes of the network and wake-ups are watched.
     pub network_monitor: bool,
+    /// What relays are to be like; `KFTRAY_RELAY_IMAGE` in the host's environment wins over its image.
+    pub relay: RelaySettings,
     /// Settings of faces and of other versions, as they are stored.
     pub other: BTreeMap<String, String>,
 }
@@ -43,7 +48,11 @@ pub struct SettingsPatch {
     /// As in [`Settings`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub network_monitor: Option<bool>,
-    /// Other settings by name; `null` removes one.
+    /// Settings of relays by their names in [`RelaySettings`]; `null` takes one back to its default.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[cfg_attr(feature = "openapi", schema(value_type = Object))]
+    pub relay: BTreeMap<String, Value>,
+    /// Other settings by name, those above too, as texts; `null` removes one.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub other: BTreeMap<String, Option<String>>,
 }
@@ -57,6 +66,7 @@ impl Default for Settings {
             ttl_minutes: 0,
             host_idle_minutes: 5,
             network_monitor: true,
+            relay: RelaySettings::default(),
             other: BTreeMap::new(),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Config, ForwardState, Settings, Tally};
+use super::{Calls, Config, ForwardState, Settings, Tally};
 use crate::spec::ForwardId;
 
 /// Everything at one moment. Cheap to clone: what did not change is shared.
@@ -66,6 +66,13 @@ pub enum Change {
         /// Theirs.
         tallies: Vec<Tally>,
     },
+    /// Exposes were called: at most every half second, only of exposes with callers.
+    CallsPut {
+        /// Which.
+        id: ForwardId,
+        /// Its calls.
+        calls: Calls,
+    },
     /// The settings are others.
     SettingsPut {
         /// All of them.
@@ -102,6 +109,13 @@ impl Snapshot {
                         forward.counters = tally.counters;
                         forward.idle_limit_at = tally.idle_limit_at;
                     }
+                }
+            }
+            Change::CallsPut { id, calls } => {
+                if let Some(exposed) =
+                    self.forward_mut(*id).and_then(|forward| Arc::make_mut(forward).exposed.as_mut())
+                {
+                    exposed.calls = calls.clone();
                 }
             }
             Change::SettingsPut { settings } => self.settings = Arc::clone(settings),

@@ -16,6 +16,7 @@ fn forward(id: u64) -> ForwardState {
         addresses: vec!["127.0.0.1:8080".to_owned()],
         ready_via: None,
         endpoints: Vec::new(),
+        exposed: Some(Exposed { public: true, ..Exposed::default() }),
         counters: Counters::default(),
         notes: Vec::new(),
         started_at: 1,
@@ -40,9 +41,16 @@ fn a_change_applied_twice_is_applied_once() {
     let tallies = vec![Tally { id: ForwardId(7), counters, idle_limit_at: Some(9) }];
     snapshot.apply(&Delta { seq: 4, change: Change::CountersPut { tallies } });
     assert_eq!(snapshot.forward(ForwardId(7)).map(|forward| forward.counters.bytes_up), Some(5));
-    snapshot.apply(&Delta { seq: 5, change: Change::ForwardGone { id: ForwardId(7) } });
+    let calls = Calls { total: 3, last: Vec::new() };
+    let called = Delta { seq: 5, change: Change::CallsPut { id: ForwardId(7), calls: calls.clone() } };
+    for _ in 0..2 {
+        snapshot.apply(&called);
+        let exposed = snapshot.forward(ForwardId(7)).and_then(|forward| forward.exposed.as_ref());
+        assert_eq!(exposed.map(|exposed| (&exposed.calls, exposed.public)), Some((&calls, true)));
+    }
+    snapshot.apply(&Delta { seq: 6, change: Change::ForwardGone { id: ForwardId(7) } });
     assert_eq!(snapshot.forward(ForwardId(7)), None);
-    assert_eq!(snapshot.seq, 5);
+    assert_eq!(snapshot.seq, 6);
 }
 
 #[test]

@@ -44,4 +44,4 @@ pub use merge::{Incoming, MergeOptions, MergeReport, Merged};
 #[cfg(feature = "store")]
 pub use reference::{ReferenceReport, Shortcut};
 #[cfg(feature = "store")]
-pub use settings::{Kind, Known, SETTINGS};
+pub use settings::{Kind, Known, RELAY, SETTINGS, relay_settings};

@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kftray_commons::api::{EndpointInfo, ForwardReport, Holder, LocalReport, PodCondition};
+use kftray_commons::api::{ForwardReport, Holder, LocalReport};
 use kftray_commons::spec::{LocalPort, Protocol};
 use kftray_commons::{Code, ContextRef, ForwardSpec, Problem, Workload};
 use kftray_kube::{Cluster, KubePorts, diagnose};
-use kftray_portforward::ports::{Condition, Endpoint, Resolution, Resolve as _, Wanted};
+use kftray_portforward::ports::{Resolution, Resolve as _, Wanted};
 use kftray_portforward::{LocalAddress, probe};
 
 use super::Patient;
+use crate::endpoint;
 
 /// The first answer about a target takes a round trip or two after the login, which has been made by then.
 const ENDPOINTS: Duration = Duration::from_secs(15);
@@ -35,8 +36,14 @@ pub(super) async fn look(ports: &KubePorts, cluster: Option<&Cluster>, patient: 
     local(patient, &mut report).await;
     let Some(cluster) = cluster else { return report };
     let namespace = spec.namespace.clone().unwrap_or_else(|| cluster.default_namespace().to_owned());
-    report.permissions = diagnose::permissions(cluster, &spec.workload, &namespace).await;
-    report.problems.extend(diagnose::judge(&spec.workload, &namespace, &report.permissions));
+    report.permissions = diagnose::permissions(cluster, spec, &namespace).await;
+    report.problems.extend(diagnose::judge(spec, &namespace, &report.permissions));
+    if let Some(problem) = diagnose::judge_relay(spec, &namespace, &report.permissions)
+        // An expose needs a relay of its own; everything else can do with an installed one.
+        && (matches!(spec.workload, Workload::Expose(_)) || !ports.relays().is_installed(cluster).await)
+    {
+        report.problems.push(problem);
+    }
     report.namespace = Some(namespace);
     endpoints(ports, spec, &mut report).await;
     report
@@ -83,7 +90,7 @@ async fn local(patient: &Patient, report: &mut ForwardReport) {
 
 async fn endpoints(ports: &KubePorts, spec: &ForwardSpec, report: &mut ForwardReport) {
     // What goes by way of a relay is not asked for: that would start one.
-    if spec.protocol == Protocol::Udp {
+    if spec.protocol == Protocol::Udp || matches!(spec.workload, Workload::Proxy { .. }) {
         return;
     }
     let Some((target, port)) = spec.target() else { return };
@@ -104,25 +111,11 @@ async fn endpoints(ports: &KubePorts, spec: &ForwardSpec, report: &mut ForwardRe
     match resolution {
         Resolution::Pending => {}
         Resolution::Endpoints { endpoints, why_none } => {
-            report.endpoints = endpoints.iter().map(shown).collect();
+            report.endpoints = endpoints.iter().map(endpoint::info).collect();
             report.problems.extend(why_none);
         }
         // A missing permission has been told already, with the Role to ask for.
         Resolution::Failed(problem) if problem.code == Code::Forbidden && !report.problems.is_empty() => {}
         Resolution::Failed(problem) => report.problems.push(problem),
-    }
-}
-
-fn shown(endpoint: &Endpoint) -> EndpointInfo {
-    EndpointInfo {
-        pod: endpoint.pod.to_string(),
-        namespace: endpoint.namespace.to_string(),
-        port: endpoint.port,
-        node: endpoint.node.as_deref().map(str::to_owned),
-        condition: match endpoint.condition {
-            Condition::Ready => PodCondition::Ready,
-            Condition::Draining => PodCondition::Draining,
-            Condition::NotReady => PodCondition::NotReady,
-        },
     }
 }

@@ -1,5 +1,6 @@
 //! All forwards of the host: starting and stopping them, one decision at a time for each, many forwards at once.
 
+mod calls;
 mod plan;
 mod runner;
 
@@ -22,6 +23,7 @@ use crate::board::Board;
 use crate::clock;
 use crate::history::Chronicle;
 
+use calls::CallLog;
 pub(crate) use plan::{Lifetime, left_out, plan};
 use runner::Runner;
 
@@ -64,6 +66,8 @@ struct Running {
 /// What counting needs of a running forward.
 struct Alive {
     forward: Arc<Forward>,
+    /// Empty but of an expose.
+    calls: Arc<CallLog>,
     spec: ForwardSpec,
     origin: Origin,
     lifetime: Lifetime,
@@ -79,6 +83,8 @@ pub(crate) struct Passenger {
     pub(crate) id: ForwardId,
     pub(crate) spec: ForwardSpec,
     pub(crate) origin: Origin,
+    /// The leases that want it.
+    pub(crate) holders: Vec<LeaseId>,
     pub(crate) forward: Arc<Forward>,
 }
 
@@ -203,11 +209,15 @@ impl Fleet {
         }
     }
 
+    /// These leases want it, too, if any does.
+    pub(crate) fn hold(&self, id: ForwardId, leases: Vec<LeaseId>) {
+        if let Some(alive) = self.alive().get_mut(&id).filter(|alive| !alive.holders.is_empty()) {
+            alive.holders.extend(leases);
+        }
+    }
+
     fn change_origin(&self, id: ForwardId, alive: &mut Alive, lease: Option<LeaseId>) {
-        alive.origin = match alive.origin {
-            Origin::Config { .. } => Origin::Config { lease },
-            Origin::AdHoc { .. } => Origin::AdHoc { lease },
-        };
+        alive.origin = alive.origin.with_lease(lease);
         self.board.change_forward(id, |state| state.origin = alive.origin);
     }
 
@@ -218,12 +228,13 @@ impl Fleet {
             id: *id,
             spec: alive.spec.clone(),
             origin: alive.origin,
+            holders: alive.holders.iter().copied().collect(),
             forward: Arc::clone(&alive.forward),
         };
         alive.iter().map(passenger).collect()
     }
 
-    /// Tells counters of forwards with traffic, as long as somebody follows. Never ends.
+    /// Tells counters of forwards with traffic, and calls, as long as somebody follows. Never ends.
     pub(crate) async fn count(&self) {
         let mut followers = self.board.followers();
         loop {
@@ -233,17 +244,19 @@ impl Fleet {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             while *followers.borrow_and_update() > 0 {
                 tokio::select! {
-                    _ = ticks.tick() => self.tell_counters(),
+                    _ = ticks.tick() => self.tell_traffic(),
                     _ = followers.changed() => {}
                 }
             }
         }
     }
 
-    fn tell_counters(&self) {
+    /// Tells what has been counted since it was told last: for those who ask once and do not follow.
+    pub(crate) fn tell_traffic(&self) {
         let now = clock::now();
-        let mut tallies = Vec::new();
+        let (mut tallies, mut called) = (Vec::new(), Vec::new());
         for (id, alive) in self.alive().iter_mut() {
+            called.extend(alive.calls.news().map(|calls| (*id, calls)));
             // Most forwards rest most of the time: whether one has moved must cost next to nothing.
             let totals = Counters { idle_ms: None, ..alive.forward.totals() };
             if totals == alive.told {
@@ -258,24 +271,28 @@ impl Fleet {
         if !tallies.is_empty() {
             self.board.put_tallies(tallies);
         }
+        for (id, calls) in called {
+            self.board.put_calls(id, calls);
+        }
     }
 
     fn launch(self: &Arc<Self>, wanted: Wanted) -> Result<Running, Problem> {
         let Wanted { id, spec, origin, lifetime, listeners } = wanted;
         let config = plan(&spec, &spec.label());
         let notes = left_out(&spec);
-        let target = spec.workload.to_string();
-        let state = runner::first_state(id, spec.label(), target, origin, lifetime, notes.clone());
+        let state = runner::first_state(id, &spec, origin, lifetime, notes.clone());
         let started_at = state.started_at;
         self.board.put_forward(state);
         let forward = Arc::new(self.engine.start_with(config, listeners));
         self.chronicle.tell(id, HistoryKind::Started, "started".to_owned(), None);
+        let calls = Arc::new(CallLog::default());
         let runner = Runner {
             id,
             forward: Arc::clone(&forward),
             board: Arc::clone(&self.board),
             chronicle: self.chronicle.clone(),
             kube: self.kube.clone(),
+            calls: Arc::clone(&calls),
             lifetime,
             started: Instant::now(),
             ad_hoc: matches!(origin, Origin::AdHoc { .. }),
@@ -285,7 +302,7 @@ impl Fleet {
         };
         let told = Counters::default();
         let holders = origin.lease().into_iter().collect();
-        self.alive().insert(id, Alive { forward, spec, origin, lifetime, started_at, holders, told });
+        self.alive().insert(id, Alive { forward, calls, spec, origin, lifetime, started_at, holders, told });
         let (stop_tx, stop_rx) = oneshot::channel();
         let fleet = Arc::downgrade(self);
         let mut task = JoinSet::new();

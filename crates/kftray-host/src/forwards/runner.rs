@@ -4,21 +4,20 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kftray_commons::api::{
-    Ended, EndedBy, EndpointInfo, ForwardState, HistoryKind, Millis, PodCondition, ReadyVia,
-};
-use kftray_commons::{Code, Counters, ForwardId, Problem, Status};
+use kftray_commons::api::{Ended, EndedBy, Exposed, ForwardState, HistoryKind, Millis, ReadyVia};
+use kftray_commons::{Code, Counters, ForwardId, ForwardSpec, Problem, Status, Workload};
 use kftray_kube::KubePorts;
-use kftray_portforward::ports::{Condition, Resolution, Resolve as _};
+use kftray_portforward::ports::{Resolution, Resolve as _};
 use kftray_portforward::{Config, Event, Forward};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use crate::board::Board;
-use crate::clock;
+use crate::forwards::calls::{CallLog, micros};
 use crate::forwards::plan::Lifetime;
 use crate::history::Chronicle;
+use crate::{clock, endpoint};
 
 /// How long open connections may finish when a forward ends: enough for an answer that is under way, too short to annoy.
 const GRACE: Duration = Duration::from_millis(250);
@@ -33,6 +32,7 @@ pub(super) struct Runner {
     pub(super) board: Arc<Board>,
     pub(super) chronicle: Chronicle,
     pub(super) kube: KubePorts,
+    pub(super) calls: Arc<CallLog>,
     pub(super) lifetime: Lifetime,
     pub(super) started: Instant,
     /// It goes when it ends.
@@ -108,7 +108,7 @@ impl Runner {
     fn happened(&mut self, event: Event) {
         match event {
             Event::Listening { addresses, notes } => {
-                self.notes.extend(notes);
+                self.note(notes);
                 let notes = self.all_notes();
                 self.board.change_forward(self.id, |state| {
                     state.addresses = addresses.iter().map(ToString::to_string).collect();
@@ -121,7 +121,7 @@ impl Runner {
                 let ready_via = ReadyVia {
                     pod: pod.clone(),
                     transport: via.transport.to_owned(),
-                    rtt_us: u64::try_from(via.rtt.as_micros()).unwrap_or(u64::MAX),
+                    rtt_us: micros(via.rtt),
                 };
                 let message = format!("connected to {pod} by {}", via.transport);
                 self.board.change_forward(self.id, |state| state.ready_via = Some(ready_via));
@@ -129,23 +129,22 @@ impl Runner {
             }
             Event::ConnectionFailed { peer, problem } => self.connection_failed(&peer.to_string(), problem),
             Event::Published { urls, notes } => {
-                self.notes.extend(notes);
+                self.note(notes);
                 let message = format!("reachable at {}", urls.join(", "));
-                let notes = self.all_notes();
-                self.board.change_forward(self.id, |state| {
-                    state.addresses = urls;
-                    state.notes = notes;
-                });
+                self.reachable(urls);
                 self.tell(HistoryKind::Ready, message, None);
             }
-            Event::CallFailed { caller, problem } => self.connection_failed(&caller, problem),
+            Event::Called(call) => self.calls.called(call),
+            Event::CallFailed { caller, problem } => {
+                self.calls.failed(caller.clone(), problem.clone());
+                self.connection_failed(&caller, problem);
+            }
             Event::Note(problem) => {
-                self.notes.push(format!("{}. {}", problem.message, problem.remedy));
+                self.note(vec![format!("{}. {}", problem.message, problem.remedy)]);
                 let notes = self.all_notes();
                 self.board.change_forward(self.id, |state| state.notes = notes);
             }
-            // Counted; each one would drown the history.
-            Event::Called(_) | Event::Stopped { .. } => {}
+            Event::Stopped { .. } => {}
         }
     }
 
@@ -216,13 +215,31 @@ impl Runner {
     fn resolved(&mut self, resolution: &mut watch::Receiver<Resolution>) {
         let endpoints = match &*resolution.borrow_and_update() {
             Resolution::Pending | Resolution::Failed(_) => Vec::new(),
-            Resolution::Endpoints { endpoints, .. } => endpoints.iter().map(endpoint_info).collect(),
+            Resolution::Endpoints { endpoints, .. } => endpoints.iter().map(endpoint::info).collect(),
         };
         let notes = self.all_notes();
         self.board.change_forward(self.id, |state| {
             state.endpoints = endpoints;
             state.notes = notes;
         });
+    }
+
+    /// An expose is reached under these URLs now.
+    fn reachable(&self, urls: Vec<String>) {
+        let notes = self.all_notes();
+        self.board.change_forward(self.id, |state| {
+            state.addresses = urls;
+            state.notes = notes;
+        });
+    }
+
+    /// Keeps what was not said before: some of it comes with every return to readiness.
+    fn note(&mut self, notes: Vec<String>) {
+        for note in notes {
+            if !self.notes.contains(&note) {
+                self.notes.push(note);
+            }
+        }
     }
 
     fn all_notes(&self) -> Vec<String> {
@@ -237,7 +254,12 @@ impl Runner {
     fn catch_up(&mut self, events: &mut broadcast::Receiver<Event>) {
         *events = self.forward.events();
         let snapshot = self.forward.snapshot();
-        self.happened(Event::Listening { addresses: snapshot.addresses, notes: Vec::new() });
+        match self.forward.config() {
+            Config::Forward(_) => {
+                self.happened(Event::Listening { addresses: snapshot.addresses, notes: Vec::new() });
+            }
+            Config::Expose(_) => self.reachable(snapshot.urls),
+        }
         self.status(snapshot.status);
         if let Some(via) = snapshot.ready {
             self.happened(Event::Ready(via));
@@ -271,24 +293,13 @@ impl Runner {
             state.endpoints.clear();
             state.ready_via = None;
             state.counters = counters;
+            if let Some(exposed) = &mut state.exposed {
+                exposed.calls = self.calls.all();
+            }
             state.expires_at = None;
             state.idle_limit_at = None;
             state.ended = Some(Ended { at, by });
         });
-    }
-}
-
-fn endpoint_info(endpoint: &kftray_portforward::ports::Endpoint) -> EndpointInfo {
-    EndpointInfo {
-        pod: endpoint.pod.to_string(),
-        namespace: endpoint.namespace.to_string(),
-        port: endpoint.port,
-        node: endpoint.node.as_deref().map(str::to_owned),
-        condition: match endpoint.condition {
-            Condition::Ready => PodCondition::Ready,
-            Condition::Draining => PodCondition::Draining,
-            Condition::NotReady => PodCondition::NotReady,
-        },
     }
 }
 
@@ -306,8 +317,7 @@ pub(super) fn idle_limit_at(
 /// A state of a forward that is about to start.
 pub(super) fn first_state(
     id: ForwardId,
-    label: String,
-    target: String,
+    spec: &ForwardSpec,
     origin: kftray_commons::api::Origin,
     lifetime: Lifetime,
     notes: Vec<String>,
@@ -315,14 +325,21 @@ pub(super) fn first_state(
     let now = clock::now();
     ForwardState {
         id,
-        label,
-        target,
+        label: spec.label(),
+        target: spec.workload.to_string(),
         origin,
         status: Status::Binding,
         since: now,
         addresses: Vec::new(),
         ready_via: None,
         endpoints: Vec::new(),
+        exposed: match &spec.workload {
+            Workload::Expose(expose) => Some(Exposed::of(expose)),
+            Workload::Service { .. }
+            | Workload::Pod { .. }
+            | Workload::Owner { .. }
+            | Workload::Proxy { .. } => None,
+        },
         counters: Counters::default(),
         notes,
         started_at: now,

@@ -25,10 +25,12 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use kftray_commons::ForwardId;
-use kftray_commons::api::Origin;
+use kftray_commons::api::{LeaseId, Origin};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
+
+use crate::leases::Offered as Lease;
 
 pub(crate) use ask::dismiss;
 pub(crate) use system::{offer, take};
@@ -47,6 +49,9 @@ pub(crate) struct Offer {
     pub(crate) socket: String,
     /// What runs, in the order in which the listeners come.
     pub(crate) forwards: Vec<Offered>,
+    /// The leases of clients; they come back with their numbers.
+    #[serde(default)]
+    pub(crate) leases: Vec<Lease>,
 }
 
 /// One forward that is offered.
@@ -55,7 +60,7 @@ pub(crate) struct Offered {
     /// Its number.
     #[schema(value_type = u64)]
     pub(crate) id: ForwardId,
-    /// Where it comes from; a leased one is not offered, its client knows how to start it anew.
+    /// Where it comes from.
     #[schema(value_type = Object)]
     pub(crate) origin: Origin,
     /// What it is, as an entry of a file.
@@ -63,10 +68,15 @@ pub(crate) struct Offered {
     pub(crate) entry: Map<String, Value>,
     /// How many listeners it has.
     pub(crate) listeners: usize,
+    /// The leases that want it.
+    #[serde(default)]
+    #[schema(value_type = Vec<u64>)]
+    pub(crate) holders: Vec<LeaseId>,
 }
 
 /// What a new host has taken.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
     pub(crate) forwards: Vec<(Offered, Vec<TcpListener>)>,
+    pub(crate) leases: Vec<Lease>,
 }

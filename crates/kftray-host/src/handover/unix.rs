@@ -30,7 +30,7 @@ const LISTENERS_MAX: usize = 64;
 const HERE: u8 = b'h';
 const THANKS: u8 = b't';
 
-/// Offers everything that runs and is not leased.
+/// Offers everything that runs.
 ///
 /// # Errors
 /// `internal` if the system does not give second handles or a socket.
@@ -40,9 +40,6 @@ pub(crate) async fn offer(core: &Arc<Core>) -> Result<Offer, Problem> {
     let mut forwards = Vec::new();
     let mut listeners: Vec<Vec<TcpListener>> = Vec::new();
     for passenger in core.fleet().passengers() {
-        if passenger.origin.lease().is_some() {
-            continue;
-        }
         let mut open = passenger.forward.listeners().map_err(failed)?;
         open.truncate(LISTENERS_MAX);
         forwards.push(Offered {
@@ -50,6 +47,7 @@ pub(crate) async fn offer(core: &Arc<Core>) -> Result<Offer, Problem> {
             origin: passenger.origin,
             entry: border::object(&passenger.spec, &Map::new()),
             listeners: open.len(),
+            holders: passenger.holders,
         });
         listeners.push(open);
     }
@@ -67,7 +65,7 @@ pub(crate) async fn offer(core: &Arc<Core>) -> Result<Offer, Problem> {
             Err(error) => tracing::warn!(%error, "another host asked for the forwards and did not take them"),
         }
     });
-    Ok(Offer { socket: socket.display().to_string(), forwards })
+    Ok(Offer { socket: socket.display().to_string(), forwards, leases: core.leases().offered() })
 }
 
 /// Waits for the new host, gives it the listeners and waits for its thanks.
@@ -98,7 +96,7 @@ pub(crate) async fn take(place: &Place) -> Result<Taken, Problem> {
     is_mine(&stream).map_err(refused)?;
     let stream = blocking(stream).map_err(refused)?;
     let receiving = spawn_blocking(move || -> io::Result<Taken> {
-        let mut taken = Taken::default();
+        let mut taken = Taken { leases: offer.leases, ..Taken::default() };
         for offered in offer.forwards {
             let listeners = receive(&stream, offered.listeners)?;
             taken.forwards.push((offered, listeners));

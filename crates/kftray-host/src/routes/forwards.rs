@@ -32,6 +32,7 @@ pub(crate) struct HistoryParams {
 /// What runs, or has run since the host started.
 #[utoipa::path(get, path = "/forwards", tag = "forwards", responses((status = 200, body = ForwardList)))]
 pub(crate) async fn list(State(core): State<Arc<Core>>) -> Json<ForwardList> {
+    core.fleet().tell_traffic();
     Json(ForwardList { forwards: core.board().forwards() })
 }
 
@@ -42,6 +43,7 @@ pub(crate) async fn one(
     State(core): State<Arc<Core>>,
     Path(id): Path<ForwardId>,
 ) -> Answer<Arc<ForwardState>> {
+    core.fleet().tell_traffic();
     let unknown =
         || Problem::new(Code::NotFound, format!("forward {} has not run since the host started", id.0));
     Ok(Json(core.board().forward(id).ok_or_else(unknown)?))

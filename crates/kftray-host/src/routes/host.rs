@@ -78,6 +78,7 @@ pub(crate) async fn hello(State(core): State<Arc<Core>>) -> Json<Hello> {
 /// Everything at this moment.
 #[utoipa::path(get, path = "/snapshot", tag = "host", responses((status = 200, body = Snapshot)))]
 pub(crate) async fn snapshot(State(core): State<Arc<Core>>) -> Json<Snapshot> {
+    core.fleet().tell_traffic();
     Json(core.board().snapshot())
 }
 

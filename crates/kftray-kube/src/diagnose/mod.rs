@@ -17,7 +17,7 @@ use crate::cluster::{ClusterState, Clusters};
 use crate::connect::{Asked, request_problem};
 use crate::{Cluster, Protocol};
 
-pub use permissions::{judge, permissions};
+pub use permissions::{judge, judge_relay, permissions};
 
 /// How long the disk may take for the kubeconfig: home folders may be on a network.
 const KUBECONFIG: Duration = Duration::from_secs(10);

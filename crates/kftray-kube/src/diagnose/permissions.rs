@@ -2,10 +2,9 @@
 //! `SelfSubjectRulesReview` where those are refused. Both ask about oneself and change nothing.
 
 use futures::future::join_all;
-use kftray_commons::Workload;
 use kftray_commons::api::{Granted, Need, Permission};
-use kftray_commons::spec::Pods;
-use kftray_commons::{Code, Problem, WorkloadKind};
+use kftray_commons::spec::{Pods, Protocol};
+use kftray_commons::{Code, ForwardSpec, Problem, Via, Workload, WorkloadKind};
 use serde_json::{Value, json};
 
 use crate::Cluster;
@@ -18,7 +17,7 @@ struct Right {
     resource: &'static str,
     subresource: &'static str,
     group: &'static str,
-    /// Rights of one way; any of them will do.
+    /// Rights of one way; any of them will do, of [`Way::Relay`] all that must be are needed.
     way: Way,
     need: Need,
 }
@@ -32,6 +31,8 @@ enum Way {
     Pods,
     /// Open the port-forward.
     Open,
+    /// Start a relay, and make the objects of an expose.
+    Relay,
 }
 
 const fn right(
@@ -50,10 +51,10 @@ const OPEN: [Right; 2] = [
     Right { subresource: "portforward", ..right("get", "pods", "", Way::Open, Need::Better) },
 ];
 
-/// What a forward of this kind uses, in order of use.
-fn rights(workload: &Workload) -> Vec<Right> {
+/// What such a forward uses, in order of use.
+fn rights(spec: &ForwardSpec) -> Vec<Right> {
     use Need::{Better, Must};
-    let mut all = match workload {
+    let mut all = match &spec.workload {
         Workload::Service { .. } => vec![
             right("get", "services", "", Way::Object, Must),
             right("list", "services", "", Way::Object, Better),
@@ -84,8 +85,35 @@ fn rights(workload: &Workload) -> Vec<Right> {
         // Their permissions are those of the relay.
         Workload::Proxy { .. } | Workload::Expose(_) => Vec::new(),
     };
+    if needs_relay(spec) {
+        all.extend([
+            right("create", "jobs", "batch", Way::Relay, Must),
+            right("list", "jobs", "batch", Way::Relay, Must),
+            right("list", "pods", "", Way::Relay, Must),
+            right("watch", "jobs", "batch", Way::Relay, Better),
+            right("watch", "pods", "", Way::Relay, Better),
+            right("delete", "jobs", "batch", Way::Relay, Better),
+            right("list", "events", "", Way::Relay, Better),
+        ]);
+    }
+    if let Workload::Expose(expose) = &spec.workload {
+        let named = |resource, group| {
+            ["get", "create", "patch"].map(|verb| right(verb, resource, group, Way::Relay, Must))
+        };
+        all.extend(named("services", ""));
+        if expose.is_public() {
+            all.extend(named("ingresses", "networking.k8s.io"));
+        }
+    }
     all.extend(OPEN);
     all
+}
+
+/// Whether it does not work without a relay; one that would only rather have it does.
+fn needs_relay(spec: &ForwardSpec) -> bool {
+    spec.protocol == Protocol::Udp
+        || spec.via == Via::Relay
+        || matches!(spec.workload, Workload::Proxy { .. } | Workload::Expose(_))
 }
 
 fn plural(owner: WorkloadKind) -> (&'static str, &'static str) {
@@ -108,10 +136,10 @@ impl Right {
     }
 }
 
-/// Asks the cluster about everything that a forward of this kind uses in this namespace.
-pub async fn permissions(cluster: &Cluster, workload: &Workload, namespace: &str) -> Vec<Permission> {
-    let rights = rights(workload);
-    let object = object(workload);
+/// Asks the cluster about everything that such a forward uses in this namespace, the relay that it needs included.
+pub async fn permissions(cluster: &Cluster, spec: &ForwardSpec, namespace: &str) -> Vec<Permission> {
+    let rights = rights(spec);
+    let object = object(&spec.workload);
     let mut answers = join_all(rights.iter().map(|right| review(cluster, right, namespace, object))).await;
     if answers.contains(&Granted::Unknown)
         && let Some(rules) = rules(cluster, namespace).await
@@ -143,8 +171,8 @@ fn object(workload: &Workload) -> &str {
 
 /// What of it stands in the way: a thing that a forward must do, and every right to it is denied.
 #[must_use]
-pub fn judge(workload: &Workload, namespace: &str, permissions: &[Permission]) -> Vec<Problem> {
-    let rights = rights(workload);
+pub fn judge(spec: &ForwardSpec, namespace: &str, permissions: &[Permission]) -> Vec<Problem> {
+    let rights = rights(spec);
     let mut problems = Vec::new();
     for way in [Way::Object, Way::Pods, Way::Open] {
         let mut ways = rights.iter().zip(permissions).filter(|(right, _)| right.way == way).peekable();
@@ -165,6 +193,30 @@ pub fn judge(workload: &Workload, namespace: &str, permissions: &[Permission]) -
         }
     }
     problems
+}
+
+/// What stands in the way of the relay of a forward that needs one: all that it must be able to do and may not.
+#[must_use]
+pub fn judge_relay(spec: &ForwardSpec, namespace: &str, permissions: &[Permission]) -> Option<Problem> {
+    let missing: Vec<String> = rights(spec)
+        .iter()
+        .zip(permissions)
+        .filter(|(right, answer)| {
+            right.way == Way::Relay && right.need == Need::Must && answer.granted == Granted::No
+        })
+        .map(|(right, _)| format!("{} {}", right.verb, right.shown()))
+        .collect();
+    if missing.is_empty() {
+        return None;
+    }
+    let exposes = matches!(spec.workload, Workload::Expose(_));
+    let (what, sheet) = if exposes { ("an expose", "expose") } else { ("a relay of its own", "relay") };
+    let message = format!("may not {} in namespace {namespace}, which {what} needs", missing.join(", "));
+    let mut remedy = format!("Ask for the Role that `kftui rbac print {sheet} -n {namespace}` prints");
+    if !exposes {
+        remedy.push_str(", or for a relay that is installed for all (`kftui relay install`)");
+    }
+    Some(Problem::new(Code::Forbidden, message).with_remedy(remedy + "."))
 }
 
 async fn review(cluster: &Cluster, right: &Right, namespace: &str, object: &str) -> Granted {
@@ -250,22 +302,29 @@ impl Rules {
 mod tests {
     use std::num::NonZeroU16;
 
-    use kftray_commons::RemotePort;
+    use kftray_commons::access::Access;
+    use kftray_commons::spec::{Expose, Exposure};
+    use kftray_commons::{ForwardId, RemotePort};
 
     use super::*;
 
-    fn service() -> Workload {
-        Workload::Service { name: "web".to_owned(), port: RemotePort::Number(NonZeroU16::MIN) }
+    fn service() -> ForwardSpec {
+        let port = RemotePort::Number(NonZeroU16::MIN);
+        ForwardSpec::new(ForwardId(1), Workload::Service { name: "web".to_owned(), port })
     }
 
     fn answers(granted: impl Fn(&Right) -> Granted) -> Vec<Permission> {
+        answers_for(&service(), granted)
+    }
+
+    fn answers_for(spec: &ForwardSpec, granted: impl Fn(&Right) -> Granted) -> Vec<Permission> {
         let told = |right: &Right| Permission {
             verb: right.verb.to_owned(),
             resource: right.shown(),
             granted: granted(right),
             need: right.need,
         };
-        rights(&service()).iter().map(told).collect()
+        rights(spec).iter().map(told).collect()
     }
 
     #[test]
@@ -289,6 +348,44 @@ mod tests {
         let watch_only = answers(|right| if right.verb == "watch" { Granted::Yes } else { Granted::No });
         assert_eq!(judge(&service(), "shop", &watch_only).len(), 3);
         assert_eq!(judge(&service(), "shop", &answers(|_| Granted::Unknown)), []);
+    }
+
+    #[test]
+    fn a_relay_needs_all_of_its_rights() {
+        let denied = |right: &Right| if right.resource == "jobs" { Granted::No } else { Granted::Yes };
+        let direct = service();
+        assert_eq!(judge_relay(&direct, "shop", &answers_for(&direct, |_| Granted::No)), None);
+        let udp = ForwardSpec { protocol: Protocol::Udp, ..service() };
+        let problem = judge_relay(&udp, "shop", &answers_for(&udp, denied)).expect("a problem");
+        assert_eq!(
+            problem.message,
+            "may not create jobs.batch, list jobs.batch in namespace shop, which a relay of its own needs"
+        );
+        assert!(problem.remedy.contains("kftui rbac print relay -n shop"), "{}", problem.remedy);
+        assert_eq!(judge(&udp, "shop", &answers_for(&udp, denied)), [], "told once");
+        let missing =
+            answers_for(&udp, |right| if right.need == Need::Better { Granted::No } else { Granted::Yes });
+        assert_eq!(judge_relay(&udp, "shop", &missing), None);
+
+        let public = ForwardSpec::new(
+            ForwardId(2),
+            Workload::Expose(Expose {
+                local_host: "localhost".to_owned(),
+                local_port: NonZeroU16::MIN,
+                local_tls: false,
+                exposure: Exposure::Public {
+                    ingress_class: None,
+                    annotations: Default::default(),
+                    certificate: None,
+                },
+                access: Access::default(),
+            }),
+        );
+        let no_ingress =
+            |right: &Right| if right.resource == "ingresses" { Granted::No } else { Granted::Yes };
+        let problem = judge_relay(&public, "shop", &answers_for(&public, no_ingress)).expect("a problem");
+        assert!(problem.message.contains("patch ingresses.networking.k8s.io"), "{problem}");
+        assert!(problem.remedy.contains("rbac print expose"), "{}", problem.remedy);
     }
 
     #[test]

@@ -169,7 +169,9 @@ fn unready(status: &ContainerStatus) -> Option<String> {
 /// All containers are fine and still the pod is not: a readiness gate, or a node that does not answer.
 fn condition_text(pod: &Pod) -> Option<String> {
     let ready = condition(pod, "Ready")?;
-    if &*ready.status == "Unknown" {
+    // The node controller takes the pods of a silent node out of service without a word, while the kubelet always has a reason.
+    let wordless = ready.message.is_empty() && ready.reason.is_empty();
+    if &*ready.status == "Unknown" || wordless && is_running(pod) {
         return Some("its node does not report any more".to_owned());
     }
     [&ready.message, &ready.reason].into_iter().find(|text| !text.is_empty()).map(|text| quote(text))
@@ -283,6 +285,11 @@ mod tests {
             ),
             (
                 json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "Unknown"}]}),
+                Some("its node does not report any more"),
+            ),
+            (
+                json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}],
+                    "containerStatuses": [{"name": "web", "ready": true, "state": {"running": {}}}]}),
                 Some("its node does not report any more"),
             ),
             (

@@ -107,7 +107,13 @@ impl LookUp<'_> {
                 self.out.publish_trouble(problem);
             }
             if view.is_known() {
-                let none = || format!("no pod in namespace {} matches {selector}", self.scene.namespace);
+                let none = || {
+                    let namespace = &self.scene.namespace;
+                    let message = format!("no pod in namespace {namespace} matches {selector}");
+                    Problem::new(Code::NoReadyPods, message).with_remedy(
+                        "Compare the selector with the pods' labels; the forward starts when a pod matches and is ready.",
+                    )
+                };
                 let why = || pods::none_ready(&self.scene, &view.objects, none);
                 let answer = pods::answer(
                     &self.scene,
@@ -350,9 +356,11 @@ impl LookUp<'_> {
             behind.replica_sets = Some(Ladder::new(&self.feeds.replica_sets, "", vec![key]));
             return Ok(Step::Again);
         }
+        let place = self.scene.place();
         let none = || match object.spec.replicas {
-            Some(0) => format!("{} is scaled to 0 replicas", self.scene.place()),
-            _ => format!("{} has no pods yet", self.scene.place()),
+            Some(0) => Problem::new(Code::NoReadyPods, format!("{place} is scaled to 0 replicas"))
+                .with_remedy("Scale it up; the forward starts when a pod is ready."),
+            _ => Problem::new(Code::NoReadyPods, format!("{place} has no pods yet")),
         };
         let why = || pods::none_ready(&self.scene, &ours, none);
         let answer = pods::answer(&self.scene, &ours, &PodPort::from(self.port), Needs::Readiness, why);

@@ -123,13 +123,14 @@ pub(super) fn answer(
     Answer::endpoints(endpoints, why)
 }
 
-/// None of several pods is ready; `none` is the sentence for no pods at all.
-pub(super) fn none_ready(scene: &Scene, pods: &[Arc<Pod>], none: impl FnOnce() -> String) -> Problem {
-    let message = match explain::pods(pods) {
+/// None of several pods is ready; `none` is for no pods at all.
+pub(super) fn none_ready(scene: &Scene, pods: &[Arc<Pod>], none: impl FnOnce() -> Problem) -> Problem {
+    match explain::pods(pods) {
         reasons if reasons.is_empty() => none(),
-        reasons => format!("no pod of {} is ready: {reasons}", scene.place()),
-    };
-    Problem::new(Code::NoReadyPods, message)
+        reasons => {
+            Problem::new(Code::NoReadyPods, format!("no pod of {} is ready: {reasons}", scene.place()))
+        }
+    }
 }
 
 /// The one pod meant does not run.

@@ -23,6 +23,9 @@ pub(super) enum Refusal {
 /// Longest `Retry-After` that is obeyed: a proxy once asked for an hour.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
+/// The reason in the Status of an object that is not there.
+const NOT_FOUND: &str = "NotFound";
+
 impl Refusal {
     /// Judges the error of `verb` on the objects of a feed.
     pub(super) fn of(error: &kube::Error, verb: &str, key: &FeedKey) -> Self {
@@ -46,7 +49,20 @@ impl Refusal {
                 wait,
             ),
             403 => Self::Denied(forbidden(message, verb, key)),
-            404 if verb == "get" => Self::Missing,
+            404 if verb == "get" && status.reason == NOT_FOUND => Self::Missing,
+            // Every API server serves the core group (the only one without a dot), and says so in a Status.
+            404 if !key.kind.resource.contains('.') && status.reason != NOT_FOUND => Self::Failed(
+                Problem::new(
+                    Code::ClusterError,
+                    format!(
+                        "what answers is no API server: 404 to {verb} {}: {}",
+                        key.kind.resource,
+                        said(message, "no reason given")
+                    ),
+                )
+                .with_remedy("Check the address of the server in the kubeconfig, its path included."),
+                wait,
+            ),
             404 => Self::Denied(Problem::new(
                 Code::Forbidden,
                 format!("this cluster does not serve {}", key.kind.resource),
@@ -145,7 +161,7 @@ mod tests {
             scope: Scope::All,
             access: Access::Watch,
         };
-        let mut status = Status::failure(message, "");
+        let mut status = Status::failure(message, if code == 404 { NOT_FOUND } else { "" });
         status.code = code;
         Refusal::of(&kube::Error::Api(status.boxed()), verb, &key)
     }
@@ -176,6 +192,24 @@ mod tests {
             problem.message,
             "may not list endpointslices.discovery.k8s.io in namespace shop: account suspended"
         );
+    }
+
+    #[test]
+    fn a_404_of_something_else_is_no_missing_object() {
+        let core = FeedKey {
+            kind: super::super::feed::SERVICES,
+            namespace: "shop".into(),
+            scope: Scope::All,
+            access: Access::Watch,
+        };
+        let mut page = Status::failure("404 page not found", "Failed to parse error data");
+        page.code = 404;
+        let page = kube::Error::Api(page.boxed());
+        let Refusal::Failed(problem, None) = Refusal::of(&page, "get", &core) else { panic!("missing") };
+        assert_eq!(problem.code, Code::ClusterError);
+        assert!(problem.message.contains("no API server"), "{}", problem.message);
+        let slices = FeedKey { kind: ENDPOINT_SLICES, ..core };
+        assert!(matches!(Refusal::of(&page, "get", &slices), Refusal::Denied(_)));
     }
 
     #[test]

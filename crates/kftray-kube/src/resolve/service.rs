@@ -359,17 +359,24 @@ fn finish(
 fn none_ready(scene: &Scene, service: &Service, pods: Option<&[Arc<Pod>]>) -> Problem {
     match pods {
         Some(pods) => pods::none_ready(scene, pods, || selects_nothing(scene, service)),
-        None if service.spec.selector.is_empty() => {
-            Problem::new(Code::NoReadyPods, selects_nothing(scene, service))
-        }
+        None if service.spec.selector.is_empty() => selects_nothing(scene, service),
         None => Problem::new(Code::NoReadyPods, format!("no pod of {} is ready", scene.place())),
     }
 }
 
-fn selects_nothing(scene: &Scene, service: &Service) -> String {
+fn selects_nothing(scene: &Scene, service: &Service) -> Problem {
+    let place = scene.place();
     match syntax::of_map(&service.spec.selector) {
-        Some(selector) => format!("no pod matches the selector of {} ({selector})", scene.place()),
-        None => format!("{} has no selector, and no EndpointSlice lists a ready pod for it", scene.place()),
+        Some(selector) => Problem::new(
+            Code::NoReadyPods,
+            format!("no pod matches the selector of {place} ({selector})"),
+        )
+        .with_remedy("Compare the Service's selector with the pods' labels; the forward starts when a pod matches and is ready."),
+        None => Problem::new(
+            Code::NoReadyPods,
+            format!("{place} has no selector, and no EndpointSlice lists a ready pod for it"),
+        )
+        .with_remedy("Give the Service a selector, or EndpointSlices that name pods; the forward starts when one is ready."),
     }
 }
 

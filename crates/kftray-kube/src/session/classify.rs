@@ -17,6 +17,9 @@ const GONE: &[&[&str]] = &[
 ];
 /// The server never saw both streams, so it never dialled.
 const UNPAIRED: &[&str] = &["timed out waiting for streams", "error creating error stream"];
+/// Whether ::1 is tried depends on the node: the runtime looks `localhost` up in the node's own hosts file.
+const LISTEN: &str = "Check that the program in the pod listens on that port, on 127.0.0.1 or on all addresses; \
+    not every node tries ::1.";
 /// Longest part of a text that is shown to a person, in bytes.
 const SHOWN: usize = 400;
 
@@ -25,7 +28,9 @@ pub(super) fn classify(text: &str, pod: &str, port: u16, received: bool) -> Chan
     let all = |parts: &[&str]| parts.iter().all(|part| text.contains(part));
     let socat_refused = all(&["socat", "onnection refused"]);
     let (problem, delivered_nothing) = if socat_refused || REFUSED.iter().any(|part| text.contains(part)) {
-        (Problem::new(Code::RemoteRefused, format!("nothing listens on port {port} in pod {pod}")), true)
+        let problem =
+            Problem::new(Code::RemoteRefused, format!("nothing listens on port {port} in pod {pod}"));
+        (problem.with_remedy(LISTEN), true)
     } else if GONE.iter().any(|parts| all(parts)) {
         (Problem::new(Code::PodGone, format!("pod {pod} is gone")), true)
     } else if UNPAIRED.iter().any(|part| text.contains(part)) {

@@ -3,13 +3,13 @@
 use anyhow::Result;
 use clap::Args;
 use jiff::Timestamp;
-use kftray_commons::api::Snapshot;
+use kftray_commons::api::{Call, Snapshot};
 
 use super::select::SelectArgs;
 use crate::connect;
 use crate::exit::Exit;
 use crate::render::{Paint, bytes};
-use crate::shown::{self, Cell, Condition, Field, Format, Forward, Grouping, OutputArgs, Table};
+use crate::shown::{self, Cell, Condition, Field, Format, Forward, Grouping, OutputArgs, Table, Tone};
 
 pub(crate) const LIST_HELP: &str = "\
 Examples:
@@ -136,7 +136,11 @@ fn running(forwards: &[Forward], now: u64, paint: Paint) -> String {
             one.state_cell(),
             one.local().into(),
             via.map(|via| via.pod.clone()).unwrap_or_default().into(),
-            Cell::dim(via.map(|via| via.transport.clone()).unwrap_or_default()),
+            match state.and_then(|state| state.exposed.as_ref()) {
+                Some(exposed) if exposed.public => Cell::toned("PUBLIC", Tone::Bad),
+                Some(_) => Cell::dim("cluster"),
+                None => Cell::dim(via.map(|via| via.transport.clone()).unwrap_or_default()),
+            },
             open.into(),
             carried(counters.bytes_down).into(),
             carried(counters.bytes_up).into(),
@@ -169,6 +173,14 @@ fn details(forwards: &[Forward], now: u64, paint: Paint) -> String {
                 #[expect(clippy::cast_precision_loss, reason = "microseconds of a round trip")]
                 let rtt = via.rtt_us as f64 / 1000.0;
                 line("by", format!("{} ({}, round trip {rtt:.1} ms)", via.pod, via.transport));
+            }
+            if let Some(exposed) = &state.exposed {
+                let reach = exposed.reach();
+                line("reach", if exposed.public { paint.bad(reach) } else { reach.to_owned() });
+                line("calls", exposed.calls.total.to_string());
+                for call in &exposed.calls.last {
+                    line("caller", told_call(call, now));
+                }
             }
             for pod in &state.endpoints {
                 let condition = serde_json::to_value(pod.condition).unwrap_or_default();
@@ -223,6 +235,22 @@ fn details(forwards: &[Forward], now: u64, paint: Paint) -> String {
         text.push('\n');
     }
     text
+}
+
+/// `4s ago  203.0.113.7  GET /hook  200 in 3.1 ms`.
+fn told_call(call: &Call, now: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "microseconds of an answer")]
+    let took = call.took_us as f64 / 1000.0;
+    let ago = span(now.saturating_sub(call.at));
+    let what = match (&call.request, &call.problem) {
+        (_, Some(problem)) => problem.message.clone(),
+        (request, None) => {
+            let request = request.as_deref().unwrap_or("connection");
+            let status = call.status.map(|status| format!("{status} ")).unwrap_or_default();
+            format!("{request}  {status}in {took:.1} ms")
+        }
+    };
+    format!("{ago} ago  {}  {what}", call.caller)
 }
 
 /// A span of time in one or two units: `42s`, `3m10s`, `5h2m`, `3d4h`.

@@ -13,6 +13,7 @@ pub(crate) mod list;
 pub(crate) mod logs;
 pub(crate) mod remove;
 pub(crate) mod select;
+pub(crate) mod settings;
 pub(crate) mod settle;
 pub(crate) mod up;
 pub(crate) mod wait;

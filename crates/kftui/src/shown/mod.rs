@@ -14,7 +14,7 @@ use crate::exit::Exit;
 use crate::render::{Paint, colours_on};
 
 pub(crate) use forward::Forward;
-pub(crate) use table::{Cell, Table};
+pub(crate) use table::{Cell, Table, Tone};
 pub(crate) use view::{Condition, Field, Grouping};
 
 /// The forms of an answer.

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kftray_commons::api::{Config, ForwardState, Millis, Settings, Snapshot, Summary};
+use kftray_commons::api::{Config, Exposed, ForwardState, Millis, Settings, Snapshot, Summary};
 use kftray_commons::{Counters, ForwardId, Problem, Status};
 
 use super::theme;
@@ -239,6 +239,19 @@ impl Entry {
     /// Whether it runs or tries to.
     pub(super) fn is_active(&self) -> bool {
         self.state.as_ref().is_some_and(|state| state.is_active())
+    }
+
+    /// Whether it makes, or would make, a program of this machine reachable from the internet.
+    pub(super) fn is_public(&self) -> bool {
+        match self.exposed() {
+            Some(exposed) => exposed.public,
+            None => self.summary().is_some_and(|summary| summary.public),
+        }
+    }
+
+    /// Who may call, and who does, while it runs as an expose.
+    pub(super) fn exposed(&self) -> Option<&Exposed> {
+        self.state.as_ref().filter(|state| state.is_active())?.exposed.as_ref()
     }
 
     /// What stands in its way now, or ended it.

@@ -1,9 +1,8 @@
-//! The small windows: questions, reports, lines to fill in, the view, the settings, the command palette.
+//! The small windows: questions, reports, lines to fill in, the view, the command palette.
 
 use std::path::{Path, PathBuf};
 
 use kftray_commons::ForwardId;
-use kftray_commons::api::{Settings, SettingsPatch};
 use kftray_commons::tags::Tags;
 
 use super::arrange::Choice;
@@ -11,7 +10,7 @@ use super::data::Data;
 use super::editor::Editor;
 use super::keys::{Action, Binding, Scope};
 use super::message::{Effect, Seen};
-use super::model::COLOURS;
+use super::settings::SettingLine;
 use super::theme;
 
 /// A question with yes and no.
@@ -179,6 +178,7 @@ pub(super) enum Prompt {
     Import(PathLine),
     Export { line: PathLine, ids: Vec<ForwardId> },
     Tags(TagLines),
+    Setting(SettingLine),
 }
 
 /// A path that is completed.
@@ -321,104 +321,6 @@ impl TagLines {
     }
 }
 
-/// The settings; what they are is with the host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct SettingsPane {
-    pub(super) cursor: usize,
-}
-
-/// A line of the settings.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Setting {
-    Restore,
-    Idle,
-    Ttl,
-    HostIdle,
-    Network,
-    Colours,
-}
-
-/// Times that are offered, in minutes.
-const MINUTES: [u32; 12] = [0, 1, 5, 10, 15, 30, 60, 120, 240, 480, 720, 1440];
-
-impl Setting {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Restore, Self::Idle, Self::Ttl, Self::HostIdle, Self::Network, Self::Colours];
-
-    pub(super) fn title(self) -> &'static str {
-        match self {
-            Self::Restore => "Restore on start",
-            Self::Idle => "Idle limit",
-            Self::Ttl => "Time to live",
-            Self::HostIdle => "Idle host ends",
-            Self::Network => "Watch the network",
-            Self::Colours => "Colours",
-        }
-    }
-
-    pub(super) fn hint(self) -> &'static str {
-        match self {
-            Self::Restore => "What ran when the host ended runs again when it starts.",
-            Self::Idle => "A forward ends after so long without traffic, unless it says otherwise.",
-            Self::Ttl => "A forward ends so long after its start, unless it says otherwise.",
-            Self::HostIdle => {
-                "The background host ends when nothing has run and nobody has looked for so long."
-            }
-            Self::Network => "Forwards redial at once when the network changes or the machine wakes.",
-            Self::Colours => "auto follows the terminal; NO_COLOR always wins.",
-        }
-    }
-
-    pub(super) fn value(self, settings: &Settings) -> String {
-        let switch = |on: bool| if on { "on" } else { "off" }.to_owned();
-        let minutes = |minutes: u32| match minutes {
-            0 => "never".to_owned(),
-            minutes => super::text::span(std::time::Duration::from_secs(u64::from(minutes) * 60)),
-        };
-        match self {
-            Self::Restore => switch(settings.restore),
-            Self::Idle => minutes(settings.idle_minutes),
-            Self::Ttl => minutes(settings.ttl_minutes),
-            Self::HostIdle => minutes(settings.host_idle_minutes),
-            Self::Network => switch(settings.network_monitor),
-            Self::Colours => colours(settings).word().to_owned(),
-        }
-    }
-
-    /// What changes it to the next value, or to the one before.
-    pub(super) fn change(self, settings: &Settings, forward: bool) -> SettingsPatch {
-        let step = |minutes: u32| {
-            let next = if forward {
-                MINUTES.into_iter().find(|offered| *offered > minutes)
-            } else {
-                MINUTES.into_iter().rev().find(|offered| *offered < minutes)
-            };
-            // Around at the ends.
-            Some(next.unwrap_or(if forward { 0 } else { 1440 }))
-        };
-        let mut patch = SettingsPatch::default();
-        match self {
-            Self::Restore => patch.restore = Some(!settings.restore),
-            Self::Idle => patch.idle_minutes = step(settings.idle_minutes),
-            Self::Ttl => patch.ttl_minutes = step(settings.ttl_minutes),
-            Self::HostIdle => patch.host_idle_minutes = step(settings.host_idle_minutes),
-            Self::Network => patch.network_monitor = Some(!settings.network_monitor),
-            Self::Colours => {
-                let all = theme::Choice::ALL;
-                let now = all.iter().position(|choice| *choice == colours(settings)).unwrap_or(0);
-                let next = if forward { now + 1 } else { now + all.len() - 1 } % all.len();
-                let word = all.get(next).copied().unwrap_or_default().word();
-                patch.other.insert(COLOURS.to_owned(), Some(word.to_owned()));
-            }
-        }
-        patch
-    }
-}
-
-fn colours(settings: &Settings) -> theme::Choice {
-    settings.other.get(COLOURS).and_then(|word| theme::Choice::parse(word)).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -443,17 +345,5 @@ mod tests {
         assert_eq!(line.look(Some("/home/me")), Some(Effect::Look(PathBuf::from("/home/me/projects/"))));
         line.looked(Path::new("/somewhere/else"), seen(&["late"]));
         assert!(line.suggestions().is_empty());
-    }
-
-    #[test]
-    fn settings_go_around() {
-        let mut settings = Settings::default();
-        let patch = Setting::Idle.change(&settings, false);
-        assert_eq!(patch.idle_minutes, Some(1440));
-        settings.idle_minutes = 7;
-        assert_eq!(Setting::Idle.change(&settings, true).idle_minutes, Some(10));
-        assert_eq!(Setting::Idle.value(&settings), "7 min");
-        let patch = Setting::Colours.change(&settings, true);
-        assert_eq!(patch.other.get(COLOURS), Some(&Some("dark".to_owned())));
     }
 }

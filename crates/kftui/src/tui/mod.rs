@@ -16,6 +16,7 @@ mod list;
 mod message;
 mod model;
 mod picker;
+mod settings;
 mod shell;
 mod terminal;
 #[cfg(test)]

@@ -11,12 +11,13 @@ use kftray_commons::{ForwardId, Problem};
 
 use super::arrange::{Arrangement, SETTING};
 use super::data::{Data, Stamp};
-use super::dialogs::{Arranging, Ask, Palette, Prompt, Report, SettingsPane};
+use super::dialogs::{Arranging, Ask, Palette, Prompt, Report};
 use super::form::Form;
 use super::keys::{Action, Scope};
 use super::list::List;
 use super::message::Now;
 use super::picker::Picker;
+use super::settings::SettingsPane;
 use super::theme::{Choice, Surroundings, Theme};
 
 /// The smallest window in which anything can be drawn.

@@ -27,6 +27,7 @@ mod yaml;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use futures::future::BoxFuture;
@@ -42,7 +43,7 @@ pub use install::{Access, Installation, Installed};
 pub use inventory::{LogsOf, RelayInfo, Swept};
 pub use key::{InstallationKey, KeyError};
 pub use roles::{Sheet, SubjectKind, rbac};
-pub use settings::{IMAGE_VARIABLE, PullPolicy, RelaySettings, RelaySpec};
+pub use settings::{IMAGE_VARIABLE, PullPolicy, RelaySettings, RelaySpec, with_environment};
 
 use self::api::Api;
 use self::life::{Life, Shared, publish};
@@ -82,7 +83,7 @@ impl RelayOptions {
             key: InstallationKey::load(&directory.join(KEY_FILE))?,
             owner: environment.user().to_owned(),
             created_by: created_by(environment),
-            settings: RelaySettings::default().with_environment(environment),
+            settings: with_environment(RelaySettings::default(), environment),
         })
     }
 
@@ -137,6 +138,8 @@ struct Inner {
     started: watch::Sender<u64>,
     /// How many deletions are under way.
     withdrawing: watch::Sender<usize>,
+    /// What is exposed stays: another process of this installation goes on with it.
+    leaves: AtomicBool,
     runtime: Handle,
     lives: Mutex<HashMap<Key, Running>>,
     tidying: Mutex<JoinSet<()>>,
@@ -160,6 +163,7 @@ impl Deploy {
             doubts: watch::Sender::new(HashSet::new()),
             started: watch::Sender::new(0),
             withdrawing: watch::Sender::new(0),
+            leaves: AtomicBool::new(false),
             runtime: Handle::current(),
             lives: Mutex::default(),
             tidying: Mutex::default(),
@@ -180,6 +184,11 @@ impl Deploy {
             // Cannot fail: the sender is in `self`. Lives that end touch it, too.
             let _never_closed = withdrawing.changed().await;
         }
+    }
+
+    /// From now on nothing of an expose is deleted with it: another process of this installation has taken over.
+    pub fn leave_exposed(&self) {
+        self.inner.leaves.store(true, Ordering::Relaxed);
     }
 
     /// New settings: relays that they would make differently are replaced; the old ones end once their tunnels have.
@@ -208,6 +217,16 @@ impl Deploy {
     /// Where Jobs may not be listed, or the cluster cannot be reached.
     pub async fn list(&self, cluster: &Cluster, namespace: Option<&str>) -> Result<Vec<RelayInfo>, Problem> {
         inventory::list(cluster, &self.inner.identity, namespace).await
+    }
+
+    /// Whether a relay is installed for all that this user can see and that the settings let be used.
+    pub async fn is_installed(&self, cluster: &Cluster) -> bool {
+        let settings = self.settings();
+        if settings.use_installed == Some(false) {
+            return false;
+        }
+        let api = Api::new(cluster.client(), settings.system_namespace());
+        api.list(api::PODS, &installed::selector()).await.is_ok_and(|pods| !pods.is_empty())
     }
 
     /// Deletes this installation's relays that have ended or never started, with `all` also those that run.
@@ -350,6 +369,9 @@ struct Withdrawal {
 impl Drop for Withdrawal {
     fn drop(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
+        if inner.leaves.load(Ordering::Relaxed) {
+            return;
+        }
         let (api, owner) = (self.api.clone(), self.owner.clone());
         let withdrawing = inner.withdrawing.clone();
         withdrawing.send_modify(|count| *count += 1);

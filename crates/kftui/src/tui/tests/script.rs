@@ -9,8 +9,8 @@ use crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use jiff::tz::TimeZone;
 use kftray_client::{Link, State};
 use kftray_commons::api::{
-    Config, EndpointInfo, ForwardState, Hello, History, HistoryEntry, HistoryKind, Millis, Mode as HostMode,
-    Origin, PROTOCOL, PodCondition, ReadyVia, Settings, Snapshot, Summary,
+    Call, Calls, Config, EndpointInfo, Exposed, ForwardState, Hello, History, HistoryEntry, HistoryKind,
+    Millis, Mode as HostMode, Origin, PROTOCOL, PodCondition, ReadyVia, Settings, Snapshot, Summary,
 };
 use kftray_commons::{Code, Counters, ForwardId, Problem, Status};
 use ratatui::Terminal;
@@ -244,6 +244,7 @@ pub(super) fn state(config: &Config, status: Status) -> ForwardState {
         addresses: vec![format!("127.0.0.1:{port}"), format!("[::1]:{port}")],
         ready_via: None,
         endpoints: Vec::new(),
+        exposed: None,
         counters: Counters::default(),
         notes: Vec::new(),
         started_at: NOON - 7_800_000,
@@ -315,6 +316,37 @@ pub(super) fn morning() -> Snapshot {
         front.expires_at = Some(NOON + 3 * 3_600_000);
     }
     snapshot
+}
+
+/// A program of this machine that the internet reaches, and its callers.
+pub(super) fn add_public_hook(snapshot: &mut Snapshot) {
+    let mut hook = Config::clone(&config(8, Some("prod-eu"), "shop", "hook", 3000));
+    hook.summary.kind = "expose".to_owned();
+    hook.summary.target = "expose/localhost:3000".to_owned();
+    hook.summary.public = true;
+    let call = |ago: u64, caller: &str, request: Option<&str>, status| Call {
+        at: NOON - ago * 1000,
+        caller: caller.to_owned(),
+        request: request.map(str::to_owned),
+        status,
+        took_us: 3_100,
+        problem: None,
+    };
+    let refused = "198.51.100.9 was turned away from hook: it has shown no credentials, or wrong ones";
+    let last = vec![
+        call(2, "203.0.113.7", Some("POST /webhooks/payments"), Some(204)),
+        call(9, "203.0.113.7", Some("GET /missing"), Some(404)),
+        Call {
+            problem: Some(Problem::new(Code::CallerRefused, refused)),
+            ..call(31, "198.51.100.9", None, None)
+        },
+        call(64, "203.0.113.8", None, None),
+    ];
+    let mut told = state(&hook, Status::Ready);
+    told.addresses = vec!["https://hook.example.com".to_owned()];
+    told.exposed = Some(Exposed { public: true, open: false, calls: Calls { total: 1_204, last } });
+    snapshot.configs.push(Arc::new(hook));
+    snapshot.forwards.push(Arc::new(told));
 }
 
 pub(super) fn history() -> History {

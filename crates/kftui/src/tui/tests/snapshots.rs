@@ -9,7 +9,7 @@ use kftray_commons::{Code, ForwardId, Problem};
 
 use super::super::message::{Answer, Effect, Message, Outcome};
 use super::super::theme::Surroundings;
-use super::script::{Desk, desk, history, morning};
+use super::script::{Desk, add_public_hook, desk, history, morning};
 
 const SIZES: [(u16, u16); 3] = [(80, 24), (120, 40), (200, 60)];
 
@@ -42,6 +42,19 @@ fn list_with_a_problem() {
 fn details() {
     at_every_size("details", |desk| {
         on_front(desk);
+        desk.press("<enter>");
+    });
+}
+
+#[test]
+fn exposed() {
+    let on_hook = |desk: &mut Desk| {
+        desk.say(add_public_hook);
+        desk.press("/hook<enter><down><esc>");
+    };
+    at_every_size("exposed", on_hook);
+    at_every_size("exposed_details", |desk| {
+        on_hook(desk);
         desk.press("<enter>");
     });
 }

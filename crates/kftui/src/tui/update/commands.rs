@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::super::arrange::choices;
 use super::super::data::tags_text;
-use super::super::dialogs::{Arranging, Ask, Palette, PathLine, Prompt, SettingsPane, TagLines, Yes};
+use super::super::dialogs::{Arranging, Ask, Palette, PathLine, Prompt, TagLines, Yes};
 use super::super::editor::Editor;
 use super::super::form::Form;
 use super::super::keys::Action;
@@ -20,6 +20,7 @@ use super::super::list::List;
 use super::super::message::{Effect, Save, Then};
 use super::super::model::{Mode, Model, NoticeKind};
 use super::super::picker::Picker;
+use super::super::settings::SettingsPane;
 use super::super::text::count;
 
 /// Most names that a question lists.

@@ -9,14 +9,13 @@ use crossterm::event::{KeyCode, KeyEvent};
 use kftray_commons::api::{ImportRequest, SettingsPatch};
 
 use super::super::arrange::{Arrangement, Choice, SETTING};
-use super::super::dialogs::{
-    Arranging, Ask, Palette, PaletteTarget, Prompt, Report, Setting, SettingsPane, Yes,
-};
+use super::super::dialogs::{Arranging, Ask, Palette, PaletteTarget, Prompt, Report, Yes};
 use super::super::form::{Form, Input};
 use super::super::keys::{self, Action};
 use super::super::message::{Effect, Save, Then};
 use super::super::model::{Mode, Model, NoticeKind};
 use super::super::picker::{Going, Picker};
+use super::super::settings::{Setting, SettingsPane};
 use super::commands;
 
 /// Rows that a page of a dialog moves; less than any of them shows.
@@ -130,6 +129,11 @@ fn type_into_prompt(model: &Model, prompt: &mut Prompt, key: KeyEvent, effects: 
                 lines.fault = lines.read().err();
             }
         }
+        Prompt::Setting(line) => {
+            if line.editor.key(key) {
+                line.fault = None;
+            }
+        }
     }
 }
 
@@ -165,6 +169,10 @@ pub(super) fn paste(model: &mut Model, text: &str, effects: &mut Vec<Effect>) {
             Prompt::Tags(lines) => {
                 if lines.on_group { &mut lines.group } else { &mut lines.tags }.insert(text);
                 lines.fault = lines.read().err();
+            }
+            Prompt::Setting(line) => {
+                line.editor.insert(text);
+                line.fault = None;
             }
         },
         Mode::List if text.trim_start().starts_with(['[', '{']) => {
@@ -220,7 +228,8 @@ pub(super) fn click_item(model: &mut Model, item: usize, effects: &mut Vec<Effec
             false
         }
         Mode::Settings(pane) => {
-            pane.cursor = item.min(Setting::ALL.len() - 1);
+            pane.cursor = item;
+            step_settings(pane, 0);
             model.push(mode);
             return act(model, Action::Right, effects);
         }
@@ -239,6 +248,7 @@ pub(super) fn click_item(model: &mut Model, item: usize, effects: &mut Vec<Effec
                     effects.extend(line.look(model.home.as_deref()));
                 }
                 Prompt::Tags(lines) => lines.on_group = item == 1,
+                Prompt::Setting(_) => {}
             }
             false
         }
@@ -408,6 +418,12 @@ fn prompt(model: &mut Model, mut prompt: Box<Prompt>, action: Action, effects: &
                 return;
             }
         },
+        (Prompt::Setting(line), Action::Open) => {
+            if let Some(patch) = line.patch() {
+                effects.push(Effect::Settings(patch));
+                return;
+            }
+        }
         _ => {}
     }
     model.push(Mode::Prompt(prompt));
@@ -470,7 +486,7 @@ fn arrange(model: &mut Model, mut arranging: Arranging, action: Action, effects:
 }
 
 fn step_settings(pane: &mut SettingsPane, by: isize) {
-    pane.cursor = pane.cursor.saturating_add_signed(by).min(Setting::ALL.len() - 1);
+    pane.cursor = pane.cursor.saturating_add_signed(by).min(Setting::all().len().saturating_sub(1));
 }
 
 fn settings(model: &mut Model, mut pane: SettingsPane, action: Action, effects: &mut Vec<Effect>) {
@@ -478,9 +494,13 @@ fn settings(model: &mut Model, mut pane: SettingsPane, action: Action, effects: 
         Action::Up => step_settings(&mut pane, -1),
         Action::Down => step_settings(&mut pane, 1),
         Action::Left | Action::Right => {
-            if let Some(setting) = Setting::ALL.get(pane.cursor) {
-                effects.push(Effect::Settings(setting.change(&model.data.settings, action == Action::Right)));
+            let Some(setting) = Setting::all().get(pane.cursor).copied() else { return };
+            if let Some(line) = setting.line(&model.data.settings) {
+                model.push(Mode::Settings(pane));
+                model.push(Mode::Prompt(Box::new(Prompt::Setting(line))));
+                return;
             }
+            effects.push(Effect::Settings(setting.change(&model.data.settings, action == Action::Right)));
         }
         _ => return,
     }

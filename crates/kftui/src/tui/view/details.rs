@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kftray_commons::api::{EndedBy, ForwardState, HistoryKind, Millis, Origin, PodCondition};
+use kftray_commons::api::{Call, EndedBy, ForwardState, HistoryKind, Millis, Origin, PodCondition};
 use kftray_commons::{Problem, Status};
 use ratatui::layout::Rect;
 
@@ -164,6 +164,9 @@ fn heading(model: &Model, theme: Theme, entry: &Entry) -> Spans {
     {
         spans.push((format!(" for {}", text::span(model.since(told.since))), theme.dim()));
     }
+    if entry.is_public() {
+        spans.push(("  PUBLIC".to_owned(), theme.bad()));
+    }
     spans
 }
 
@@ -184,9 +187,12 @@ fn problem(lines: &mut Vec<Spans>, theme: Theme, width: usize, problem: &Problem
     }
 }
 
-/// What stands in its way, and what to do about it.
+/// That it is open to the internet; what stands in its way, and what to do about it.
 fn trouble(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans> {
     let mut lines = Vec::new();
+    if let Some(exposed) = entry.exposed().filter(|exposed| exposed.public) {
+        lines.push(vec![(exposed.reach().to_owned(), theme.bad())]);
+    }
     if let (Some(state), Some(found)) =
         (entry.state.as_ref().filter(|state| state.is_active()), entry.problem())
     {
@@ -250,7 +256,11 @@ fn place(entry: &Entry) -> String {
 
 fn running(model: &Model, state: &ForwardState, entry: &Entry, add: &mut impl FnMut(&str, &str)) {
     let addresses = state.addresses.join(" ");
-    add("Local", if addresses.is_empty() { "not open yet" } else { &addresses });
+    let name = if state.exposed.is_some() { "Reached at" } else { "Local" };
+    add(name, if addresses.is_empty() { "not open yet" } else { &addresses });
+    if let Some(exposed) = state.exposed.as_ref().filter(|exposed| !exposed.public) {
+        add("Reach", exposed.reach());
+    }
     if let Some(via) = &state.ready_via {
         // The namespace is the target's.
         add("By way of", via.pod.split_once('/').map_or(via.pod.as_str(), |(_, pod)| pod));
@@ -301,11 +311,12 @@ fn ended_by(by: EndedBy) -> &'static str {
     }
 }
 
-/// Pods and history.
+/// Pods or callers, and history.
 fn aside(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans> {
     let mut lines = Vec::new();
     if let Some(state) = entry.state.as_ref().filter(|state| state.is_active()) {
         pods(state, theme, width, &mut lines);
+        callers(model, state, width, &mut lines);
     }
     let Some((id, _, Some(history))) = &model.history else { return lines };
     if *id != entry.id || history.entries.is_empty() {
@@ -337,6 +348,44 @@ fn aside(model: &Model, theme: Theme, entry: &Entry, width: usize) -> Vec<Spans>
         }
     }
     lines
+}
+
+/// Who called an expose, newest first.
+fn callers(model: &Model, state: &ForwardState, width: usize, lines: &mut Vec<Spans>) {
+    let theme = model.theme();
+    let Some(calls) = state.exposed.as_ref().map(|exposed| &exposed.calls) else { return };
+    let told = match calls.total {
+        0 => "Callers  none yet".to_owned(),
+        total => format!("Callers  {} in all", count(usize::try_from(total).unwrap_or(usize::MAX), "call")),
+    };
+    lines.push(vec![(told, theme.dim())]);
+    for call in &calls.last {
+        let clock = clock(model, call.at);
+        let (sign, style) = match (&call.problem, call.status) {
+            (Some(_), _) => ("▲ ", theme.bad()),
+            (None, Some(400..)) => ("• ", theme.busy()),
+            (None, _) => ("• ", theme.good()),
+        };
+        let room = width.saturating_sub(text::width(&clock) + 3);
+        let told = text::clean(&told_call(call)).into_owned();
+        lines.push(vec![
+            (format!("{clock} "), theme.dim()),
+            (sign.to_owned(), style),
+            (text::cut(&told, room).into_owned(), theme.text()),
+        ]);
+    }
+}
+
+/// `GET /hook 200 3 ms from 203.0.113.7`.
+fn told_call(call: &Call) -> String {
+    let answer = call.status.map(|status| format!(" {status}")).unwrap_or_default();
+    match (&call.request, &call.problem) {
+        (None, Some(problem)) => problem.message.clone(),
+        (request, _) => {
+            let request = request.as_deref().unwrap_or("connection");
+            format!("{request}{answer} {} from {}", text::micros(call.took_us), call.caller)
+        }
+    }
 }
 
 fn pods(state: &ForwardState, theme: Theme, width: usize, lines: &mut Vec<Spans>) {

@@ -193,6 +193,9 @@ fn draw_forward(
     }
     spans.push((format!("{}{gap}", fit(&entry.address(), columns.address)), quiet));
     spans.push((format!("{}{gap}", fit(theme::word(status), theme::WORD)), style));
+    if entry.is_active() && entry.is_public() {
+        spans.push(("PUBLIC  ".to_owned(), theme.bad()));
+    }
     spans.extend(rest(model, canvas, entry, columns.rest));
     canvas.spans(line, &spans);
 }

@@ -4,12 +4,11 @@ use ratatui::layout::Rect;
 use ratatui::style::Style;
 
 use super::super::arrange::Choice;
-use super::super::dialogs::{
-    Arranging, Ask, Palette, PathLine, Prompt, Report, SUGGESTIONS, Setting, SettingsPane, TagLines, Tone,
-};
+use super::super::dialogs::{Arranging, Ask, Palette, PathLine, Prompt, Report, SUGGESTIONS, TagLines, Tone};
 use super::super::keys::Scope;
 use super::super::message::Target;
 use super::super::model::Model;
+use super::super::settings::{Setting, SettingLine, SettingsPane};
 use super::super::text;
 use super::super::theme::Theme;
 use super::canvas::{Canvas, Spans, line_of};
@@ -101,6 +100,7 @@ pub(super) fn prompt(prompt: &Prompt, canvas: &mut Canvas<'_>, has_keys: bool) {
             path(line, canvas, "Export", &format!("{which}, as JSON."), has_keys);
         }
         Prompt::Tags(lines) => tags(lines, canvas, has_keys),
+        Prompt::Setting(line) => setting(line, canvas, has_keys),
     }
 }
 
@@ -183,6 +183,21 @@ fn tags(lines: &TagLines, canvas: &mut Canvas<'_>, has_keys: bool) {
     }
 }
 
+fn setting(line: &SettingLine, canvas: &mut Canvas<'_>, has_keys: bool) {
+    let theme = canvas.theme;
+    let width = canvas.area().width.saturating_sub(4).min(80);
+    let inner = canvas.window(line.known.key, width, 9);
+    let (hint, style) = match &line.fault {
+        Some(fault) => (fault.as_str(), theme.bad()),
+        None => (line.known.meaning, theme.dim()),
+    };
+    canvas.input(line_of(inner, 0), &line.editor, has_keys, theme.text());
+    for (number, part) in text::wrap(hint, usize::from(inner.width)).iter().enumerate() {
+        let place = line_of(inner, rows(number) + 2);
+        canvas.put(place.x, place.y, usize::from(place.width), part, style);
+    }
+}
+
 pub(super) fn arrange(model: &Model, arranging: &Arranging, canvas: &mut Canvas<'_>) {
     let theme = canvas.theme;
     let whole = canvas.area();
@@ -219,20 +234,23 @@ pub(super) fn arrange(model: &Model, arranging: &Arranging, canvas: &mut Canvas<
 pub(super) fn settings(model: &Model, pane: SettingsPane, canvas: &mut Canvas<'_>) {
     let theme = canvas.theme;
     let width = canvas.area().width.saturating_sub(4).min(72);
-    let inner = canvas.window("Settings", width, rows(Setting::ALL.len()) + 6);
-    let list = Rect { height: rows(Setting::ALL.len()), width: inner.width.saturating_sub(1), ..inner };
-    for (line, number, focused) in canvas.rows(list, Setting::ALL.len(), pane.cursor) {
-        let Some(setting) = Setting::ALL.get(number) else { continue };
+    let all = Setting::all();
+    let high = rows(all.len()).saturating_add(6).min(canvas.area().height.saturating_sub(2));
+    let inner = canvas.window("Settings", width, high);
+    let high = inner.height.saturating_sub(4);
+    let list = Rect { height: high, width: inner.width.saturating_sub(1), ..inner };
+    for (line, number, focused) in canvas.rows(list, all.len(), pane.cursor) {
+        let Some(setting) = all.get(number) else { continue };
         if focused {
             canvas.tint(line, theme.cursor());
         }
         let value = setting.value(&model.data.settings);
         let shown = if focused { format!("‹ {value} ›") } else { value };
         let name = if focused { theme.accent().patch(theme.strong()) } else { theme.text() };
-        canvas.spans(line, &[(text::fit(setting.title(), 20), name), (shown, theme.text())]);
+        canvas.spans(line, &[(text::fit(&setting.title(), 25), name), (shown, theme.text())]);
     }
     let foot = Rect { y: list.bottom() + 1, height: inner.height.saturating_sub(list.height + 1), ..inner };
-    let hint = Setting::ALL.get(pane.cursor).map_or("", |setting| setting.hint());
+    let hint = all.get(pane.cursor).map_or("", |setting| setting.hint());
     for (number, part) in text::wrap(hint, usize::from(foot.width)).iter().enumerate() {
         let place = line_of(foot, rows(number));
         canvas.put(place.x, place.y, usize::from(place.width), part, theme.dim());
