@@ -3,7 +3,7 @@
 //!
 //! Layers, each testable alone: `settings` and `manifest` (pure: what is wanted), `progress` and `refusal` (pure:
 //! what the cluster's answers mean), `api` (requests), `life` (one relay kept up), `installed` (one that is there for
-//! all), `expose` (Service and Ingress). Tokens come from `key`. What an administrator does by hand: `install`,
+//! all), `expose` (Service and Ingress), `outside` (what else the world needs to get in). Tokens come from `key`. What an administrator does by hand: `install`,
 //! `roles`, `inventory`.
 
 mod api;
@@ -15,6 +15,7 @@ mod key;
 mod life;
 mod manifest;
 mod merge;
+mod outside;
 mod progress;
 mod refusal;
 mod roles;
@@ -327,8 +328,22 @@ impl Relays for Deploy {
             })?;
             let api = Api::new(cluster.client(), &relay.namespace);
             let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
-            let guard = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
-            Ok(Exposed { port: EXPOSE_PORT, urls: made.urls, notes: made.notes, guard: Box::new(guard) })
+            let withdrawal = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
+            let (outside, watching) = match made.needs {
+                Some(needs) => {
+                    let link = life::link(&cluster, inner.runtime.clone(), inner.kick.subscribe());
+                    let (outside, task) = outside::follow(&link, needs).await;
+                    (outside, Some(task))
+                }
+                None => (watch::Sender::new(None).subscribe(), None),
+            };
+            Ok(Exposed {
+                port: EXPOSE_PORT,
+                urls: made.urls,
+                notes: made.notes,
+                outside,
+                guard: Box::new((withdrawal, watching)),
+            })
         }
         .boxed()
     }
