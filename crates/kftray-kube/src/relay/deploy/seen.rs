@@ -20,7 +20,20 @@ macro_rules! object {
     };
 }
 
-object!(Pod, Job, Event, Ingress, IngressClass, Certificate, Named);
+object!(Pod, Job, Event, Ingress, Certificate, Named);
+
+impl Object for IngressClass {
+    fn meta(&self) -> &Meta {
+        &self.metadata.meta
+    }
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.metadata.meta
+    }
+    /// All of them concern everybody.
+    fn group(&self) -> &str {
+        ""
+    }
+}
 
 /// Metadata with everything that is written on the object.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
