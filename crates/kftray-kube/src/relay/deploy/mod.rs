@@ -138,6 +138,8 @@ struct Inner {
     started: watch::Sender<u64>,
     /// How many deletions are under way.
     withdrawing: watch::Sender<usize>,
+    /// How many exposes have objects in a cluster, those that are being deleted included.
+    exposed: watch::Sender<usize>,
     runtime: Handle,
     lives: Mutex<HashMap<Key, Running>>,
     tidying: Mutex<JoinSet<()>>,
@@ -161,6 +163,7 @@ impl Deploy {
             doubts: watch::Sender::new(HashSet::new()),
             started: watch::Sender::new(0),
             withdrawing: watch::Sender::new(0),
+            exposed: watch::Sender::new(0),
             runtime: Handle::current(),
             lives: Mutex::default(),
             tidying: Mutex::default(),
@@ -168,18 +171,24 @@ impl Deploy {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Resolves when nothing is left to be deleted: for the end of a program, after everything was dropped. Each deletion is
-    /// given up after 10 s.
+    /// Resolves when nothing is left to be deleted: for the end of a program, after everything was dropped (what an aborted
+    /// task holds is dropped a moment later, and waited for). Each deletion is given up after 10 s.
     pub async fn withdrawn(&self) {
         let mut withdrawing = self.inner.withdrawing.subscribe();
+        let mut exposed = self.inner.exposed.subscribe();
         loop {
-            let unused = |running: &Running| running.state.receiver_count() == 0;
-            let ending = lock(&self.inner.lives).values().any(unused);
-            if !ending && *withdrawing.borrow_and_update() == 0 {
+            let ends = |(_, _, need): &Key, running: &Running| {
+                matches!(need, Need::Expose(_)) || running.state.receiver_count() == 0
+            };
+            let ending = lock(&self.inner.lives).iter().any(|(key, running)| ends(key, running));
+            if !ending && *withdrawing.borrow_and_update() == 0 && *exposed.borrow_and_update() == 0 {
                 return;
             }
-            // Cannot fail: the sender is in `self`. Lives that end touch it, too.
-            let _never_closed = withdrawing.changed().await;
+            // Neither can fail: the senders are in `self`. Lives that end touch the first, too.
+            tokio::select! {
+                _ = withdrawing.changed() => {}
+                _ = exposed.changed() => {}
+            }
         }
     }
 
@@ -328,6 +337,7 @@ impl Relays for Deploy {
             })?;
             let api = Api::new(cluster.client(), &relay.namespace);
             let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
+            inner.exposed.send_modify(|count| *count += 1);
             let withdrawal = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
             let (outside, watching) = match made.needs {
                 Some(needs) => {
@@ -366,11 +376,12 @@ impl Drop for Withdrawal {
     fn drop(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
         let (api, owner) = (self.api.clone(), self.owner.clone());
-        let withdrawing = inner.withdrawing.clone();
+        let (withdrawing, exposed) = (inner.withdrawing.clone(), inner.exposed.clone());
         withdrawing.send_modify(|count| *count += 1);
         let work = async move {
             expose::remove(&api, &owner).await;
             withdrawing.send_modify(|count| *count -= 1);
+            exposed.send_modify(|count| *count -= 1);
         };
         let mut tidying = lock(&inner.tidying);
         while tidying.try_join_next().is_some() {}

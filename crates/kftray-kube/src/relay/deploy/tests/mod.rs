@@ -334,6 +334,9 @@ async fn an_expose_is_made_moved_and_removed_with_its_relay() {
     assert_eq!(changed["metadata"]["uid"], service["metadata"]["uid"]);
 
     drop((relay, found));
+    // A task that was told to end and has not yet still holds it: it is waited for, or the program would leave it behind.
+    let early = tokio::time::timeout(Duration::from_millis(300), again.withdrawn()).await;
+    assert!(early.is_err(), "the expose is still there");
     drop(made);
     again.withdrawn().await;
     cluster
