@@ -147,10 +147,8 @@ impl Metrics {
     #[must_use]
     pub fn get(&self, series: &str) -> u64 {
         let name = format!("kftray_server_{series} ");
-        let value = self.0.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse::<f64>().ok());
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of a test")]
-        let count = value.unwrap_or(0.0) as u64;
-        count
+        let value = self.0.lines().find_map(|line| line.strip_prefix(&name)?.trim().parse().ok());
+        value.unwrap_or(0)
     }
 }
 
@@ -161,6 +159,15 @@ impl Metrics {
 pub async fn metrics(ground: &Ground, namespace: &str, pod: &str) -> Result<Metrics> {
     let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}:9998/proxy/metrics");
     Ok(Metrics(ground.kubectl(&["get", "--raw", &path]).await?))
+}
+
+/// Waits until the namespace of a relay for everybody, which the test before has removed, is gone.
+///
+/// # Errors
+/// When it is still there after two minutes.
+pub async fn nothing_installed(ground: &Ground) -> Result<()> {
+    let gone = ["wait", "--for=delete", "namespace/kftray-system", "--timeout=120s"];
+    ground.kubectl(&gone).await.map(drop)
 }
 
 /// A port that is free now.

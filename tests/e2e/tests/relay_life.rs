@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kftray_e2e::field::{IMAGE, SOON, START, metrics};
+use kftray_e2e::field::{IMAGE, SOON, START, metrics, nothing_installed};
 use kftray_e2e::{Forward, Ground, client, ground};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -386,6 +386,7 @@ async fn expose(place: &Place, kubeconfig: &Path) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn installed_for_all_and_the_documented_commands_work_as_printed() -> Result<()> {
     let place = Place::new("users", "", "").await?;
+    nothing_installed(&place.ground).await?;
     let installed =
         place.run(&["relay", "install", "--image", IMAGE, "--group", "nobody-in-particular"]).await?;
     ensure!(installed.contains("Deployment kftray-system/kftray-server: created"), "{installed}");
@@ -461,6 +462,7 @@ async fn installed_with_a_token_for_those_who_may_read_it() -> Result<()> {
     let outsider = place.user("token-outsider", "installed", "kftray-system");
     let install =
         ["relay", "install", "--image", IMAGE, "--replicas", "1", "--token", "--user", "token-holder"];
+    nothing_installed(&place.ground).await?;
     let installed = place.run(&install).await?;
     let outcome = async {
         ensure!(installed.contains("Secret kftray-system/kftray-server: created"), "{installed}");

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kftray_e2e::field::{Field, IMAGE, SOON, direct, metrics, proxy, proxy_udp};
+use kftray_e2e::field::{Field, IMAGE, SOON, direct, metrics, nothing_installed, proxy, proxy_udp};
 use kftray_e2e::{Ground, client, ground};
 use serde_json::json;
 use tempfile::TempDir;
@@ -157,6 +157,7 @@ async fn a_flood_of_opens_is_told_and_counted_and_disturbs_nobody() -> Result<()
     let few = json!([{ "name": "kftray-server", "env": [{ "name": "KFTRAY_LIMITS_FLOWS", "value": "4" }] }]);
     std::fs::write(&patch, json!({ "spec": { "template": { "spec": { "containers": few } } } }).to_string())?;
     let patch = patch.display().to_string();
+    nothing_installed(&ground).await?;
     relay(&ground, &home, &["install", "--image", IMAGE, "--replicas", "1", "--patch", &patch]).await?;
     let outcome = flood_of_opens(&ground).await;
     relay(&ground, &home, &["uninstall", "--delete-namespace"]).await?;

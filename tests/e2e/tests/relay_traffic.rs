@@ -170,6 +170,8 @@ async fn each_refusal_has_its_message() -> Result<()> {
     let pod = value(&ground, &["pods", "-l", "app=single"], "{.items[0].status.podIP}").await?;
     let host = std::env::var("KFTRAY_CLUSTER_HOST_IP").context("KFTRAY_CLUSTER_HOST_IP")?;
     let (silent, _waiting) = silent(host.parse()?).await?;
+    // The last address of the node's pods, which the relay asks for on its own link; they are given out from below.
+    let nobody = format!("{}.254", pod.rsplit_once('.').context("an IPv4 address")?.0);
     let cases = [
         (proxy("metadata", "169.254.169.254", 80), "relay_denied", "metadata"),
         (proxy("loopback", "127.0.0.1", 9999), "relay_denied", "loopback"),
@@ -178,8 +180,7 @@ async fn each_refusal_has_its_message() -> Result<()> {
         (proxy("no-name", "nobody.kftest.svc.cluster.local", 80), "host_not_found", "nobody.kftest"),
         (proxy("no-port", &pod, 4), "remote_refused", "nothing listens"),
         (proxy("silent", &host, silent.local_addr()?.port()), "host_timed_out", "did not answer"),
-        // For documentation only (RFC 5737): no route leads there.
-        (proxy("no-way", "203.0.113.1", 80), "destination_unreachable", "203.0.113.1"),
+        (proxy("no-way", &nobody, 80), "destination_unreachable", &nobody),
     ];
     let mut entries: Vec<Value> = cases.iter().map(|(entry, ..)| entry.clone()).collect();
     entries.push(proxy("too-large", &"name.".repeat(60), 80));
