@@ -15,7 +15,7 @@ use crate::tcp::RECORD;
 /// The most that is kept of one caller: what one read brings. Nearly every head of a request fits in.
 const KEPT: usize = RECORD - DATA_HEADER;
 
-/// Methods whose requests may be sent twice. Those of the second row have a body, of which one more request cannot be told.
+/// Methods whose requests may be sent twice, and whether they have a body, which is then what comes behind the head.
 const IDEMPOTENT: [(&[u8], bool); 6] = [
     (b"GET ", false),
     (b"HEAD ", false),

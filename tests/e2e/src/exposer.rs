@@ -1,11 +1,14 @@
 //! An installation of `kftui` that exposes programs of this machine, in a namespace that it has for itself.
 
-use anyhow::{Context as _, Result};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
-use crate::field::{IMAGE, START};
+use crate::field::{IMAGE, SOON, START};
 use crate::forward::Forward;
 use crate::ground::Ground;
 
@@ -76,6 +79,20 @@ impl Exposer {
     pub async fn object(&self, kind: &str, name: &str) -> Result<Value> {
         let text = self.ground.kubectl(&["-n", &self.namespace, "get", kind, name, "-o", "json"]).await?;
         serde_json::from_str(&text).context("an object")
+    }
+
+    /// Waits until there is no such object any more.
+    ///
+    /// # Errors
+    /// When it is still there after [`SOON`].
+    pub async fn until_gone(&self, kind: &str, name: &str) -> Result<()> {
+        let look = ["-n", &self.namespace, "get", kind, name, "--ignore-not-found", "-o", "name"];
+        let begin = Instant::now();
+        while !self.ground.kubectl(&look).await?.trim().is_empty() {
+            ensure!(begin.elapsed() < SOON, "{kind} {name} is still there");
+            sleep(Duration::from_millis(200)).await;
+        }
+        Ok(())
     }
 
     /// Deletes the namespace, without waiting.

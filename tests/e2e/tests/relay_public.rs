@@ -116,7 +116,7 @@ async fn the_documents_public_expose_over_https() -> Result<()> {
     caller.until_answered(200, SOON).await?;
 
     forward.interrupt().await?;
-    caller.until_answered(404, SOON).await.context("withdrawn: the controller serves the host no more")?;
+    exposer.until_gone("ingress", "myapp").await?;
     exposer.gone().await
 }
 
@@ -327,7 +327,7 @@ async fn rules_hold_behind_the_ingress_controller() -> Result<()> {
 
     let (message, _) = waits_for(&mut forward, "expose_expired").await?;
     ensure!(message.contains("30 s"), "{message}");
-    caller("short.example.com", &issuer)?.until_answered(404, SOON).await.context("its time is over")?;
+    exposer.until_gone("ingress", "short").await?;
     forward.interrupt().await?;
     exposer.gone().await
 }
