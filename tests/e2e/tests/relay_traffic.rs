@@ -202,14 +202,9 @@ async fn each_refusal_has_its_message() -> Result<()> {
         println!("{code}: {message}");
     }
     let metrics = field.metrics().await?;
-    for (reason, least) in [
-        ("denied", 4),
-        ("name_not_found", 1),
-        ("refused", 1),
-        ("timed_out", 1),
-        ("unreachable", 1),
-        ("too_large", 1),
-    ] {
+    for (reason, least) in
+        [("denied", 4), ("name_not_found", 1), ("refused", 1), ("timed_out", 1), ("unreachable", 1)]
+    {
         let count = metrics.get(&format!("refusals_total{{reason=\"{reason}\"}}"));
         ensure!(count >= least, "{count} refusals of kind {reason}:\n{}", metrics.0);
     }
