@@ -7,8 +7,10 @@
     reason = "a program whose results and progress are its output"
 )]
 
+mod expose;
 mod idle;
 mod relay;
+mod udp;
 mod window;
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -68,6 +70,22 @@ enum Measurement {
     },
     /// What the relay costs in its pod: processor time of connections, memory of streams
     Relay(relay::Arguments),
+    /// An exposed program's answers beside those of a forward by way of a relay
+    Expose(expose::Arguments),
+    /// The measuring end of `expose`
+    #[command(hide = true)]
+    TcpProbe {
+        /// Whom to ask
+        target: SocketAddr,
+    },
+    /// UDP by way of the relay beside the same datagrams without us
+    Udp(udp::Arguments),
+    /// The measuring end of `udp`
+    #[command(hide = true)]
+    UdpProbe {
+        /// Whom to ask
+        target: SocketAddr,
+    },
     /// What many idle forwards cost
     Idle(idle::Arguments),
     /// The window with thousands of configs: key press to drawn, and the cost of host and window
@@ -84,6 +102,10 @@ async fn main() -> Result<()> {
     match arguments.command {
         Measurement::Idle(idle) => idle::run(&idle, &arguments.kftui, &arguments.kubeconfig).await,
         Measurement::Window(window) => window::run(&window, &arguments.kftui, &arguments.kubeconfig).await,
+        Measurement::Expose(expose) => expose::run(&expose, &arguments.kftui, &arguments.kubeconfig).await,
+        Measurement::TcpProbe { target } => expose::probe(target).await,
+        Measurement::Udp(udp) => udp::run(&udp, &arguments.kftui, &arguments.kubeconfig).await,
+        Measurement::UdpProbe { target } => udp::probe(target).await,
         Measurement::Relay(relay) => relay::run(&relay, &arguments.kftui, &arguments.kubeconfig).await,
         Measurement::Speed { rounds, added_rtt, kubectl, reference, node_namespace, only, load, json } => {
             let directory = tempfile::tempdir()?;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -38,29 +38,9 @@ const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// Measures and prints.
 pub(crate) async fn run(arguments: &Arguments, kftui: &Path, kubeconfig: &Path) -> Result<()> {
-    let home = tempfile::tempdir()?;
     let before = relays();
-    let mut command = Command::new(kftui);
-    command
-        .env("KFTRAY_CONFIG", home.path())
-        .env("KFTRAY_RELAY_IMAGE", &arguments.image)
-        .args(["forward", "-n", NAMESPACE, "--address", "127.0.0.1", "--output", "json", "--via", "relay"])
-        .arg("--kubeconfig")
-        .arg(kubeconfig)
-        .args([format!("svc/{SERVICE}").as_str(), ":9000"]);
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
-    let mut events = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
-    let mut port = None;
-    while let Some(line) = events.next_line().await? {
-        let event: serde_json::Value = serde_json::from_str(&line)?;
-        if let Some(address) = event["addresses"][0].as_str() {
-            port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
-        }
-        if event["event"] == "all_ready" {
-            break;
-        }
-    }
-    let port = port.context("no port")?;
+    let mut forward = Forward::start(kftui, kubeconfig, &arguments.image, SERVICE, ":9000").await?;
+    let port = forward.port;
     echo(port).await?;
     let relay = relays()
         .into_iter()
@@ -94,7 +74,60 @@ pub(crate) async fn run(arguments: &Arguments, kftui: &Path, kubeconfig: &Path) 
         held.push(timeout(ATTEMPT, echo(port)).await??);
     }
     println!("{} streams open: resident {:.1} MiB", held.len(), resident_mib(relay)?);
-    child.kill().await.context("kill")
+    forward.child.kill().await.context("kill")
+}
+
+/// Our program with one forward by way of a relay. Killed when dropped.
+pub(crate) struct Forward {
+    child: Child,
+    /// Where it listens on 127.0.0.1.
+    pub(crate) port: u16,
+    /// The installation's key lives as long as the program.
+    _home: tempfile::TempDir,
+}
+
+impl Forward {
+    /// Starts it and waits until it is ready. `port` as on the command line.
+    pub(crate) async fn start(
+        kftui: &Path,
+        kubeconfig: &Path,
+        image: &str,
+        service: &str,
+        port: &str,
+    ) -> Result<Self> {
+        let home = tempfile::tempdir()?;
+        let mut command = Command::new(kftui);
+        command
+            .env("KFTRAY_CONFIG", home.path())
+            .env("KFTRAY_RELAY_IMAGE", image)
+            .args([
+                "forward",
+                "-n",
+                NAMESPACE,
+                "--address",
+                "127.0.0.1",
+                "--output",
+                "json",
+                "--via",
+                "relay",
+            ])
+            .arg("--kubeconfig")
+            .arg(kubeconfig)
+            .args([format!("svc/{service}").as_str(), port]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
+        let mut events = BufReader::new(child.stdout.take().context("standard output is piped")?).lines();
+        let mut port = None;
+        while let Some(line) = events.next_line().await? {
+            let event: serde_json::Value = serde_json::from_str(&line)?;
+            if let Some(address) = event["addresses"][0].as_str() {
+                port = address.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            }
+            if event["event"] == "all_ready" {
+                break;
+            }
+        }
+        Ok(Self { child, port: port.context("no port")?, _home: home })
+    }
 }
 
 /// Connects, has one byte echoed, and keeps the connection.

@@ -17,7 +17,7 @@ pub(crate) const fn tool(program: &'static str, package: &'static str, purpose: 
     Tool { program, package, purpose }
 }
 
-const TOOLS: [Tool; 14] = [
+const TOOLS: [Tool; 17] = [
     tool("runc", "runc", "the cluster's containers"),
     tool("/usr/lib/cni/bridge", "containernetworking-plugins", "the pods' network"),
     tool("iptables", "iptables", "the cluster's Services, and faults"),
@@ -26,6 +26,9 @@ const TOOLS: [Tool; 14] = [
     tool("curl", "curl", "end-to-end tests: a client"),
     tool("psql", "postgresql-client", "end-to-end tests: a client"),
     tool("redis-cli", "redis-tools", "end-to-end tests: a client"),
+    tool("dig", "bind9-dnsutils", "end-to-end tests: a client"),
+    tool("logger", "bsdutils", "end-to-end tests: a client"),
+    tool("nc", "netcat-openbsd", "end-to-end tests: a client"),
     tool("ps", "procps", "end-to-end tests: processes' memory"),
     tool("tinyproxy", "tinyproxy-bin", "tests through an HTTP proxy"),
     tool("microsocks", "microsocks", "tests through a SOCKS proxy"),

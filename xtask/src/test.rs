@@ -52,6 +52,8 @@ struct Stage {
     tests: &'static str,
     /// Else only when its profile is asked for.
     always: bool,
+    /// With an Ingress controller.
+    ingress: bool,
 }
 
 /// What depends on how the cluster is spoken to; the other tests would only repeat themselves on a second cluster.
@@ -60,13 +62,31 @@ const CARRIER_TESTS: &str = "binary(clients) | binary(rollout) | binary(bytes)";
 /// The old Kubernetes speaks what the one without tunnel speaks, and its build takes another five minutes: on demand only.
 /// `compat` needs an older build, and has a chore of its own.
 ///
-/// The relay's tests have a cluster of their own, and are asked for (`--e2e --profile default`) until they have passed there
-/// in whole runs, see docs/STATUS.md.
+/// The relay's tests have a cluster of their own (half a minute): they install a relay for everybody, take memory away, restart
+/// the runtime and leave relays that end in their own time, which the others, some of which measure, would notice.
 const STAGES: [Stage; 4] = [
-    Stage { profile: Profile::Default, name: "e2e", tests: "not binary(/^relay_|^compat$/)", always: true },
-    Stage { profile: Profile::Default, name: "e2e-relay", tests: "binary(/^relay_/)", always: false },
-    Stage { profile: Profile::SpdyOnly, name: "e2e-spdy-only", tests: CARRIER_TESTS, always: true },
-    Stage { profile: Profile::Old, name: "e2e-old", tests: CARRIER_TESTS, always: false },
+    Stage {
+        profile: Profile::Default,
+        name: "e2e",
+        tests: "not binary(/^relay_|^compat$/)",
+        always: true,
+        ingress: false,
+    },
+    Stage {
+        profile: Profile::Default,
+        name: "e2e-relay",
+        tests: "binary(/^relay_/)",
+        always: true,
+        ingress: true,
+    },
+    Stage {
+        profile: Profile::SpdyOnly,
+        name: "e2e-spdy-only",
+        tests: CARRIER_TESTS,
+        always: true,
+        ingress: false,
+    },
+    Stage { profile: Profile::Old, name: "e2e-old", tests: CARRIER_TESTS, always: false, ingress: false },
 ];
 
 impl Test {
@@ -125,6 +145,7 @@ impl Test {
         cluster::up(&which, false)?;
         let result = cluster::load(&which)
             .and_then(|()| cluster::load_relay(&which))
+            .and_then(|()| if stage.ingress { cluster::load_ingress(&which) } else { Ok(()) })
             .and_then(|()| self.on_cluster(stage, &which));
         if result.is_err() {
             let kept = target().join("e2e-logs").join(stage.name);

@@ -3,7 +3,7 @@
 use crate::access::Access;
 use crate::names::{self, NameFault};
 use crate::selector;
-use crate::spec::{Expose, Exposure, ForwardSpec, HttpLogs, Pods, Workload};
+use crate::spec::{Expose, ExposeProtocol, Exposure, ForwardSpec, HttpLogs, Pods, Workload};
 use crate::target::{ContextRef, RemotePort};
 
 /// Longest alias, in characters: what fits a host name, so that `domain_enabled` can be turned on later.
@@ -102,6 +102,10 @@ impl ForwardSpec {
             }
         }
         check_access(expose, faults);
+        if expose.is_public() && expose.protocol() == ExposeProtocol::Tcp {
+            let remedy = "Use \"internal\" for TCP; an Ingress carries HTTP only.";
+            faults.push(SpecFault::new("exposure_protocol", "`tcp` cannot be public", remedy));
+        }
         if let Exposure::Public { certificate: Some(certificate), .. } = &expose.exposure
             && let Err(fault) = names::subdomain(&certificate.issuer)
         {
@@ -172,16 +176,24 @@ impl ForwardSpec {
 }
 
 fn check_access(expose: &Expose, faults: &mut Vec<SpecFault>) {
-    let Access { basic, bearer, allow: _, expires_after } = &expose.access;
+    let Access { basic, bearer, allow, expires_after } = &expose.access;
     for (field, secret) in [("exposure_basic_auth", basic), ("exposure_bearer_token", bearer)] {
         let Some(secret) = secret else { continue };
         let text = secret.reveal();
-        if !expose.is_http() {
+        if expose.protocol() == ExposeProtocol::H2c {
+            let remedy = "Have the program check its callers, or expose HTTP/1.";
+            faults.push(SpecFault::new(field, "cannot be checked in HTTP/2, which this exposes", remedy));
+        } else if !expose.is_http() {
             let remedy = "Use exposure_allow for TCP, or expose HTTP.";
             faults.push(SpecFault::new(field, "is a matter of HTTP, and this exposes TCP", remedy));
         } else if text.chars().any(char::is_control) {
             faults.push(SpecFault::new(field, "has a control character", "Remove it."));
         }
+    }
+    if !allow.is_empty() && expose.is_public() && expose.protocol() == ExposeProtocol::H2c {
+        let message = "cannot be checked in HTTP/2: all callers come from the Ingress controller";
+        let remedy = "Use an annotation of the Ingress controller for it, or expose HTTP/1.";
+        faults.push(SpecFault::new("exposure_allow", message, remedy));
     }
     if let Some(basic) = basic
         && basic
@@ -227,7 +239,7 @@ mod tests {
 
     use super::*;
     use crate::access::Secret;
-    use crate::spec::{ExposeProtocol, ForwardId};
+    use crate::spec::ForwardId;
 
     fn spec(workload: Workload) -> ForwardSpec {
         ForwardSpec::new(ForwardId(1), workload)
@@ -318,7 +330,10 @@ mod tests {
         let secret = |text: &str| Some(Secret::new(text));
         let good = Access { basic: secret("a:b"), bearer: secret("x.y-z"), ..Access::default() };
         assert!(expose(ExposeProtocol::Http, good.clone()).is_empty());
-        assert_eq!(expose(ExposeProtocol::Tcp, good), ["exposure_basic_auth", "exposure_bearer_token"]);
+        for unseen in [ExposeProtocol::Tcp, ExposeProtocol::H2c] {
+            let faults = expose(unseen, good.clone());
+            assert_eq!(faults, ["exposure_basic_auth", "exposure_bearer_token"], "{unseen:?}");
+        }
         let bad = Access {
             basic: secret("user"),
             bearer: secret("a b"),
@@ -327,6 +342,34 @@ mod tests {
         };
         let faults = expose(ExposeProtocol::Http, bad);
         assert_eq!(faults, ["exposure_basic_auth", "exposure_bearer_token", "exposure_expires_after"]);
+    }
+
+    #[test]
+    fn what_cannot_be_public() {
+        let public = |protocol, allow: &[&str]| {
+            let exposure = Exposure::Public {
+                protocol,
+                ingress_class: None,
+                annotations: std::collections::BTreeMap::new(),
+                certificate: None,
+            };
+            let allow = allow.iter().map(|net| net.parse().unwrap()).collect();
+            let expose = Expose {
+                local_host: "localhost".into(),
+                local_port: NonZeroU16::MIN,
+                local_tls: false,
+                exposure,
+                access: Access { allow, ..Access::default() },
+            };
+            let mut spec = spec(Workload::Expose(expose));
+            spec.alias = Some("app.example.com".into());
+            fields(&spec)
+        };
+        let net = ["192.0.2.0/24"];
+        assert!(public(ExposeProtocol::Http, &net).is_empty());
+        assert!(public(ExposeProtocol::H2c, &[]).is_empty());
+        assert_eq!(public(ExposeProtocol::H2c, &net), ["exposure_allow"], "nobody could check it");
+        assert_eq!(public(ExposeProtocol::Tcp, &[]), ["exposure_protocol"]);
     }
 
     #[test]

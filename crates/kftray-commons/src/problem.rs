@@ -160,6 +160,11 @@ codes! {
     /// The time for which a program was exposed is over.
     ExposeExpired = "expose_expired", User, "Start it again to expose it for the same time once more.";
 
+    /// The cluster has no such ingress class, so that nobody serves a public expose.
+    IngressClassMissing = "ingress_class_missing", Wait, "Set ingress_class to a class of the cluster (`kubectl get ingressclasses`), or install its controller.";
+    /// The certificate of a public expose is not issued yet.
+    CertificatePending = "certificate_pending", Wait, "Wait a minute; then look at the Certificate's events and at the issuer (cert_issuer, cert_issuer_kind).";
+
     /// The relay's image cannot be pulled.
     RelayImagePull = "relay_image_pull", Wait, "Name an image that the cluster can pull (KFTRAY_RELAY_IMAGE), and a pull secret if its registry asks for one.";
     /// A quota or limit of the namespace leaves no room for the relay.

@@ -180,6 +180,9 @@ pub enum Exposure {
     },
     /// The internet, through an Ingress (HTTP only).
     Public {
+        /// What the Ingress controller is to speak to the program; never [`ExposeProtocol::Tcp`].
+        #[serde(default)]
+        protocol: ExposeProtocol,
         /// `ingressClassName`; `None` is the cluster's default class.
         ingress_class: Option<String>,
         /// Annotations for the Ingress.
@@ -189,13 +192,15 @@ pub enum Exposure {
     },
 }
 
-/// What an internal Service carries.
+/// What the Service of an expose carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ExposeProtocol {
     /// HTTP.
     #[default]
     Http,
+    /// HTTP/2 from the first byte, without TLS: what gRPC programs speak.
+    H2c,
     /// Anything over TCP.
     Tcp,
 }
@@ -389,10 +394,18 @@ impl fmt::Display for Via {
 }
 
 impl Expose {
-    /// Whether HTTP is carried, so that requests are looked at. Everything public is HTTP.
+    /// What its Service carries.
+    #[must_use]
+    pub fn protocol(&self) -> ExposeProtocol {
+        match self.exposure {
+            Exposure::Internal { protocol } | Exposure::Public { protocol, .. } => protocol,
+        }
+    }
+
+    /// Whether HTTP is carried. Requests of HTTP/1 are looked at.
     #[must_use]
     pub fn is_http(&self) -> bool {
-        !matches!(self.exposure, Exposure::Internal { protocol: ExposeProtocol::Tcp })
+        self.protocol() != ExposeProtocol::Tcp
     }
 
     /// Whether it is open to the internet.

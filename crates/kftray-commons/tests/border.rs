@@ -182,6 +182,13 @@ fn expose_forms() {
     };
     let tcp = Exposure::Internal { protocol: ExposeProtocol::Tcp };
     assert_eq!(expose(r#""exposure_type":"cluster","exposure_protocol":"tcp""#), tcp);
+    let h2c = Exposure::Internal { protocol: ExposeProtocol::H2c };
+    assert_eq!(expose(r#""exposure_protocol":"grpc""#), h2c);
+    let Exposure::Public { protocol, .. } = expose(r#""exposure_type":"public","exposure_protocol":"h2c""#)
+    else {
+        panic!("not public")
+    };
+    assert_eq!(protocol, ExposeProtocol::H2c);
     for annotations in [r#""{\"a\":\"b\",\"n\":1}""#, r#"{"a":"b","n":1}"#] {
         let text = format!(r#""exposure_type":"public","ingress_annotations":{annotations}"#);
         let Exposure::Public { annotations, certificate, .. } = expose(&text) else { panic!("not public") };

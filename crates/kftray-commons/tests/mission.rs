@@ -121,6 +121,7 @@ fn workload_types_expose() {
     assert_eq!(
         expose.exposure,
         Exposure::Public {
+            protocol: ExposeProtocol::Http,
             ingress_class: Some("nginx".into()),
             annotations: std::collections::BTreeMap::new(),
             certificate: Some(Certificate {

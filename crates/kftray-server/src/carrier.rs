@@ -39,6 +39,9 @@ const SILENCE: Duration = Duration::from_secs(50);
 /// For the last words of a carrier that is closed.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// From the end of a carrier's streams to the word that it is gone: one poll of its task, on a busy machine.
+const GOING: Duration = Duration::from_millis(100);
+
 /// Requests for streams to the client that may wait for the carrier's task.
 const REQUESTS: usize = 64;
 
@@ -72,6 +75,11 @@ impl Tunnel {
 
     pub(crate) fn is_gone(&self) -> bool {
         *self.gone.borrow()
+    }
+
+    /// Whether the carrier is gone or about to be: on several threads its streams may see its end before it is said.
+    pub(crate) async fn is_going(&self) -> bool {
+        timeout(GOING, self.gone.clone().wait_for(|gone| *gone)).await.is_ok_and(|gone| gone.is_ok())
     }
 }
 

@@ -169,7 +169,7 @@ fn refusal(target: &Target, address: SocketAddr, error: &io::Error) -> Refusal {
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::AddrNotAvailable
         | io::ErrorKind::NetworkDown => {
-            (RefusalKind::Unreachable, format!("no way leads from the relay to {who}: {error}"))
+            (RefusalKind::Unreachable, format!("{who}: {error}"))
         }
         io::ErrorKind::PermissionDenied => {
             (RefusalKind::Unreachable, format!("the relay's node does not let it reach {who}: {error}"))

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::carrier::{ToClient, Tunnel};
+use crate::kept::Kept;
 use crate::limits;
 use crate::metrics::Kind;
 use crate::page;
@@ -40,6 +41,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Callers of one listener at a time. Each is a socket here and a stream on the carrier, whose own limit comes next.
 const CALLERS: usize = 2048;
+
+/// Clients that a caller is offered to at most, one after the other's death: one that dies each time must not keep callers
+/// for ever.
+const OFFERS: u32 = 3;
 
 /// Rest after an accept that failed for want of files or memory.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
@@ -379,40 +384,50 @@ async fn caller(
         debug!(%peer, name = terms.name, "a caller is not on the list");
         return reset(&socket);
     }
-    let owner = withdrawn.run_until_cancelled(stream_to_owner(&mut lease)).await.flatten();
-    let Some((ToClient { stream, counted: _counted }, terms)) = owner else {
-        core.metrics.exposed("no_tunnel");
-        return match terms.mode {
-            Mode::Http => page::no_tunnel(socket, &terms.name).await,
-            Mode::Tcp => reset(&socket),
+    let (mut socket, mut kept) = (socket, Kept::new(terms.mode));
+    for offer in 1.. {
+        let owner = withdrawn.run_until_cancelled(stream_to_owner(&mut lease)).await.flatten();
+        let Some((tunnel, ToClient { stream, counted: _counted }, terms)) = owner else {
+            core.metrics.exposed("no_tunnel");
+            return match terms.mode {
+                Mode::Http => page::no_tunnel(socket, &terms.name).await,
+                Mode::Tcp => reset(&socket),
+            };
         };
-    };
-    let _live = core.metrics.stream(Kind::Incoming);
-    let mut pump = Pump::new(core, stream, socket, Bytes::new()).expect_reply();
-    Open::Incoming(Incoming { name: terms.name.clone(), port: terms.port, peer: peer.to_string() })
-        .encode(&mut pump.head);
-    match poll_fn(|cx| pump.poll_pump(cx)).await {
-        Outcome::Ended => core.metrics.exposed("served"),
-        Outcome::CutOff => core.metrics.exposed("cut_off"),
-        Outcome::Refused(refusal) => {
-            core.metrics.exposed("refused");
-            core.metrics.refusal(refusal.kind);
-            match terms.mode {
-                Mode::Http => page::refused(pump.into_socket(), &terms.name, &refusal.message).await,
-                Mode::Tcp => reset(&pump.into_socket()),
+        let _live = core.metrics.stream(Kind::Incoming);
+        let mut pump = Pump::new(core, stream, socket, Bytes::new()).expect_reply(kept);
+        Open::Incoming(Incoming { name: terms.name.clone(), port: terms.port, peer: peer.to_string() })
+            .encode(&mut pump.head);
+        match poll_fn(|cx| pump.poll_pump(cx)).await {
+            Outcome::Ended => return core.metrics.exposed("served"),
+            Outcome::CutOff => {
+                // Killed before it answered: its successor gets the caller, if that does no harm.
+                match pump.into_caller() {
+                    Some(again) if offer < OFFERS && tunnel.is_going().await => (socket, kept) = again,
+                    Some(_) | None => return core.metrics.exposed("cut_off"),
+                }
+                core.metrics.exposed("offered_again");
+            }
+            Outcome::Refused(refusal) => {
+                core.metrics.exposed("refused");
+                core.metrics.refusal(refusal.kind);
+                return match terms.mode {
+                    Mode::Http => page::refused(pump.into_socket(), &terms.name, &refusal.message).await,
+                    Mode::Tcp => reset(&pump.into_socket()),
+                };
             }
         }
     }
 }
 
 /// A stream to whoever owns the port now, or within the time that callers are held; `None` if nobody does.
-async fn stream_to_owner(lease: &mut watch::Receiver<Lease>) -> Option<(ToClient, Arc<Terms>)> {
+async fn stream_to_owner(lease: &mut watch::Receiver<Lease>) -> Option<(Arc<Tunnel>, ToClient, Arc<Terms>)> {
     loop {
         let now = lease.borrow_and_update().clone();
         match now.owner {
             Owner::Here(tunnel) => {
                 if let Ok(Some(stream)) = timeout(OPEN_TIMEOUT, tunnel.open()).await {
-                    return Some((stream, now.listen));
+                    return Some((tunnel, stream, now.listen));
                 }
                 if !tunnel.is_gone() {
                     // It is there and opens nothing: no sense in asking again.

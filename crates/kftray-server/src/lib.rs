@@ -19,6 +19,7 @@ pub mod settings;
 mod carrier;
 mod dial;
 mod expose;
+mod kept;
 mod limits;
 mod metrics;
 mod page;

@@ -87,10 +87,15 @@ impl Memory {
     }
 }
 
-/// Three quarters of the container's memory limit (cgroup v2, as seen from inside), if it has one.
+/// The container's memory limit as seen from inside: cgroup v2, v1.
+const CONTAINER_LIMITS: [&str; 2] =
+    ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+
+/// Three quarters of the container's memory limit, if it has one.
 fn container_limit() -> Option<u64> {
-    let text = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?;
-    Some(text.trim().parse::<u64>().ok()? / 4 * QUARTERS)
+    // "max" (v2) is no number; "no limit" of v1 is a number that nothing reaches.
+    let limit = |path: &&str| std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
+    Some(CONTAINER_LIMITS.iter().find_map(limit)? / 4 * QUARTERS)
 }
 
 /// Resident memory of this process, bytes (proc(5), `VmRSS` of `status`: in kB whatever the page size).

@@ -1,6 +1,6 @@
 //! What the relay counts, for Prometheus. No payload, no target names: an administrator sees how much, not what.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kftray_relay_proto::hello::Purpose;
 use kftray_relay_proto::reason::RefusalKind;
@@ -27,6 +27,7 @@ pub(crate) struct Metrics {
     pub(crate) datagrams_to_cluster: Counter,
     pub(crate) datagrams_to_client: Counter,
     pub(crate) datagrams_dropped: Counter,
+    datagrams_lost: Counter<u64, AtomicU64>,
     expose: Counters,
     memory: Gauge,
 }
@@ -89,6 +90,10 @@ impl Metrics {
             datagrams_to_cluster: registered!("datagrams_to_cluster", "Datagrams sent for clients"),
             datagrams_to_client: registered!("datagrams_to_client", "Datagrams received for clients"),
             datagrams_dropped: registered!("datagrams_dropped", "Datagrams thrown away, both directions"),
+            datagrams_lost: registered!(
+                "datagrams_lost_by_kernel",
+                "Datagrams that did not fit into the sockets of their flows, in the pod's life"
+            ),
             expose: registered!("expose_connections", "Connections to listeners by what became of them"),
             memory: registered!("resident_memory_bytes", "Resident memory of the process"),
             registry,
@@ -121,11 +126,57 @@ impl Metrics {
     /// The text that Prometheus reads.
     pub(crate) fn text(&self) -> String {
         self.memory.set(crate::limits::resident().and_then(|bytes| i64::try_from(bytes).ok()).unwrap_or(0));
+        self.datagrams_lost.inner().store(datagrams_lost(), Ordering::Relaxed);
         let mut text = String::new();
         // Writing to a string does not fail.
         if encode(&mut text, &self.registry).is_err() {
             text.clear();
         }
         text
+    }
+}
+
+/// Datagrams that the kernel has thrown away because a socket's buffer was full (`RcvbufErrors` of proc(5), `/proc/net/snmp`
+/// and `snmp6`). The count is that of the network namespace; in a pod only the relay receives datagrams there.
+fn datagrams_lost() -> u64 {
+    let read = |name: &str| std::fs::read_to_string(name).unwrap_or_default();
+    receive_buffer_errors(&read("/proc/self/net/snmp"))
+        + receive_buffer_errors6(&read("/proc/self/net/snmp6"))
+}
+
+/// A line of names, and a line of values in the same order.
+fn receive_buffer_errors(snmp: &str) -> u64 {
+    let mut lines = snmp.lines().filter_map(|line| line.strip_prefix("Udp: "));
+    let (Some(names), Some(values)) = (lines.next(), lines.next()) else { return 0 };
+    let found = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "RcvbufErrors");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(0)
+}
+
+/// A name and a value in each line.
+fn receive_buffer_errors6(snmp6: &str) -> u64 {
+    let value = snmp6.lines().find_map(|line| line.strip_prefix("Udp6RcvbufErrors"));
+    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_own_losses_are_read() {
+        let snmp = "Ip: Forwarding DefaultTTL\nIp: 1 64\nUdp: InDatagrams NoPorts InErrors OutDatagrams RcvbufErrors \
+                    SndbufErrors\nUdp: 10 1 7 9 7 0\nUdpLite: InDatagrams RcvbufErrors\nUdpLite: 0 3\n";
+        assert_eq!(receive_buffer_errors(snmp), 7);
+        assert_eq!(receive_buffer_errors(""), 0);
+        assert_eq!(receive_buffer_errors6("Udp6InErrors\t4\nUdp6RcvbufErrors                \t3\n"), 3);
+        assert_eq!(receive_buffer_errors6(""), 0);
+        // The true one grows when a socket is not read.
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let before = datagrams_lost();
+        for _ in 0..2_000 {
+            peer.send_to(&[0; 60_000], socket.local_addr().unwrap()).unwrap();
+        }
+        assert!(datagrams_lost() > before);
     }
 }

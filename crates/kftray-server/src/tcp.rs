@@ -17,12 +17,13 @@ use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 
 use crate::dial;
+use crate::kept::Kept;
 use crate::metrics::Metrics;
 use crate::relay::Core;
 use crate::stream::{Dialled, refuse, while_dialling};
 
 /// One record with its header is one yamux frame: `yamux` cuts at 16 KiB.
-const RECORD: usize = 16 * 1024;
+pub(crate) const RECORD: usize = 16 * 1024;
 
 /// Buffers that are kept for the next read. Reads happen one at a time; more are out only while streams are blocked.
 const KEPT_BUFFERS: usize = 16;
@@ -84,6 +85,8 @@ pub(crate) struct Pump<'a> {
     down: Down,
     /// The client's reply to an incoming connection is still to come; what there is of it.
     reply: Option<BytesMut>,
+    /// What a caller has sent, as long as another client may have it instead.
+    kept: Option<Kept>,
 }
 
 /// A record on its way to the client.
@@ -91,6 +94,16 @@ struct Data {
     buffer: Box<[u8]>,
     begin: usize,
     end: usize,
+}
+
+impl Data {
+    /// Of so many payload bytes, which are behind the place of the header.
+    fn new(mut buffer: Box<[u8]>, length: usize) -> Self {
+        if let Some(place) = buffer.get_mut(..DATA_HEADER) {
+            place.copy_from_slice(&data_header(length));
+        }
+        Self { buffer, begin: 0, end: DATA_HEADER + length }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,13 +156,30 @@ impl<'a> Pump<'a> {
             data: None,
             down: Down::Open,
             reply: None,
+            kept: None,
         }
     }
 
-    /// The client replies first.
-    pub(crate) fn expect_reply(mut self) -> Self {
+    /// For a caller of an exposure: the client replies first. What the caller has sent before goes to it.
+    pub(crate) fn expect_reply(mut self, kept: Kept) -> Self {
         self.reply = Some(BytesMut::new());
+        let bytes = kept.bytes();
+        if !bytes.is_empty() {
+            let mut buffer = self.scratch.take();
+            let end = DATA_HEADER + bytes.len();
+            // They came out of such a buffer and fit.
+            if let Some(place) = buffer.get_mut(DATA_HEADER..end) {
+                place.copy_from_slice(bytes);
+            }
+            self.data = Some(Data::new(buffer, bytes.len()));
+        }
+        self.kept = Some(kept);
         self
+    }
+
+    /// The caller, to be offered to another client; `None` if that might do harm.
+    pub(crate) fn into_caller(self) -> Option<(TcpStream, Kept)> {
+        self.kept.map(|kept| (self.socket, kept))
     }
 
     /// The socket, after a refusal.
@@ -207,11 +237,18 @@ impl<'a> Pump<'a> {
             }
             let record = if self.reply.is_some() { Ok(None) } else { self.decoder.next(&mut self.chunk) };
             match record {
-                Ok(Some(Record::Data(payload))) => self.payload = payload,
+                Ok(Some(Record::Data(payload))) => {
+                    self.kept = None;
+                    self.payload = payload;
+                }
                 Ok(Some(Record::End { kind: EndKind::Finished, .. })) => {
+                    self.kept = None;
                     self.up = if self.up == Up::Broken { Up::Done } else { Up::Finishing };
                 }
-                Ok(Some(Record::End { .. })) | Err(_) => return Poll::Ready(Err(Outcome::CutOff)),
+                Ok(Some(Record::End { .. })) | Err(_) => {
+                    self.kept = None;
+                    return Poll::Ready(Err(Outcome::CutOff));
+                }
                 Ok(Some(Record::Dropped(_))) => {}
                 Ok(None) => match ready!(Pin::new(&mut self.stream).poll_next(cx)) {
                     Some(Ok(packet)) => self.chunk = Bytes::from_owner(packet),
@@ -252,6 +289,12 @@ impl<'a> Pump<'a> {
                 continue;
             }
             if let Some(data) = &mut self.data {
+                if self.reply.is_some() && self.kept.as_ref().is_some_and(Kept::must_wait) {
+                    // The reply wakes this task.
+                    return Poll::Pending;
+                }
+                // From now on the client may have some of it.
+                self.kept.take_if(|kept| !kept.may_be_repeated());
                 let bytes = data.buffer.get(data.begin..data.end).unwrap_or_default();
                 match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
                     Ok(written) => data.begin += written,
@@ -286,10 +329,9 @@ impl<'a> Pump<'a> {
             Ok(0) => self.end(&Record::finished(), false),
             Ok(length) => {
                 self.metrics.to_client.inc_by(length as u64);
-                if let Some(place) = buffer.get_mut(..DATA_HEADER) {
-                    place.copy_from_slice(&data_header(length));
-                }
-                self.data = Some(Data { buffer, begin: 0, end: DATA_HEADER + length });
+                let bytes = buffer.get(DATA_HEADER..DATA_HEADER + length).unwrap_or_default();
+                self.kept.take_if(|kept| !kept.add(bytes));
+                self.data = Some(Data::new(buffer, length));
                 return Poll::Ready(());
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

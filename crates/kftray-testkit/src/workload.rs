@@ -128,6 +128,7 @@ impl<'a> WorkloadBuilder<'a> {
             | Kind::Event
             | Kind::Secret
             | Kind::Ingress
+            | Kind::IngressClass
             | Kind::NetworkPolicy
             | Kind::Role
             | Kind::RoleBinding => object["spec"]["replicas"] = json!(self.replicas),

@@ -182,8 +182,10 @@ impl Gathered {
 
 /// What of an entry is left out although the forward runs.
 fn not_served_yet_of(spec: &ForwardSpec) -> Vec<&'static str> {
+    // An expose has its name in the cluster, not here.
+    let is_forward = !matches!(spec.workload, Workload::Expose(_));
     let wishes = [
-        (spec.domain_enabled, "domain_enabled is not served yet: use localhost"),
+        (spec.domain_enabled && is_forward, "domain_enabled is not served yet: use localhost"),
         (
             spec.listen.auto_loopback,
             "auto_loopback_address is not served yet: it listens where local_address says",

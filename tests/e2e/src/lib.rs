@@ -5,11 +5,21 @@
 //! read from standard output, and ordinary clients talk through the forwards.
 
 pub mod client;
+pub mod exposer;
 pub mod failure;
+pub mod field;
 pub mod forward;
 pub mod ground;
+pub mod grpc;
+pub mod https;
+pub mod issuer;
 pub mod load;
+pub mod program;
 pub mod stream;
 
+pub use exposer::Exposer;
+pub use field::Field;
 pub use forward::Forward;
 pub use ground::Ground;
+pub use issuer::Issuer;
+pub use program::Program;

@@ -2,26 +2,20 @@
 //!
 //! Needs the relay's image in the cluster (`cargo xtask cluster up --relay`, or what `cargo xtask test --e2e` does).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::client::{connect, download, get, upload};
+use kftray_e2e::field::{IMAGE, SOON, START};
 use kftray_e2e::{Forward, Ground};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// As `cargo xtask cluster` names it.
-const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
-/// For a pod to be scheduled, started and tunnelled to.
-const START: Duration = Duration::from_secs(90);
-/// For anything that takes milliseconds on an idle machine.
-const SOON: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
 
 /// A namespace of the test's own, and an installation.
@@ -67,13 +61,6 @@ impl Place {
         let mut forward = Forward::spawn(command)?;
         forward.until("all_ready", START).await?;
         Ok(forward)
-    }
-
-    /// Kills the processes of all relays in this namespace (of kftest: those of this test's making).
-    async fn kill_relays(&self, namespace: &str) -> Result<()> {
-        let arguments =
-            ["-n", namespace, "delete", "pods", "-l", "app.kubernetes.io/name=kftray-server", "--force"];
-        self.ground.kubectl(&[&arguments[..], &["--grace-period=0"]].concat()).await.map(drop)
     }
 
     async fn gone(self) -> Result<()> {
@@ -192,127 +179,6 @@ async fn auto_takes_a_relay_that_is_there_and_starts_none() -> Result<()> {
     assert_eq!(get(auto.port()?, "/", SOON).await?.trim(), "web");
     assert_eq!(jobs().await?, 1);
     drop((auto, by_relay));
-    place.gone().await
-}
-
-/// 50 local peers with 10,000 datagrams each. What does not come back must be what the program says it has dropped.
-#[tokio::test(flavor = "multi_thread")]
-async fn half_a_million_datagrams_are_accounted_for() -> Result<()> {
-    const PEERS: u32 = 50;
-    const EACH: u32 = 10_000;
-    let place = Place::new("udp").await?;
-    let mut forward = place.forward(&["svc/single", ":9001/udp"]).await?;
-    let target = SocketAddr::from(([127, 0, 0, 1], forward.port()?));
-    let in_the_pod = drops_of_fixtures()?;
-    let begin = Instant::now();
-    let mut peers = JoinSet::new();
-    for peer in 0..PEERS {
-        peers.spawn(exchange(peer, EACH, target));
-    }
-    let mut lost = 0;
-    while let Some(peer) = peers.join_next().await {
-        lost += peer??;
-    }
-    let rate = f64::from(PEERS * EACH) / begin.elapsed().as_secs_f64();
-    forward.signal("INT").await?;
-    let stopped = forward.until("stopped", SOON).await?;
-    let dropped = stopped["counters"]["datagrams_dropped"].as_u64().unwrap_or_default();
-    let in_the_pod = drops_of_fixtures()? - in_the_pod;
-    println!(
-        "{} datagrams there and back, {rate:.0}/s: {lost} lost, {dropped} counted, {in_the_pod} before the pod's program",
-        PEERS * EACH
-    );
-    assert_eq!(lost, dropped + in_the_pod, "lost, and accounted for");
-    assert!(lost < u64::from(PEERS * EACH) / 100, "{lost} lost with four in flight per peer");
-    place.gone().await
-}
-
-/// Datagrams that the kernel has dropped because a pod's program was too slow to take them. The node is this machine.
-fn drops_of_fixtures() -> Result<u64> {
-    let mut drops = std::collections::BTreeMap::new();
-    for process in std::fs::read_dir("/proc")?.filter_map(Result::ok) {
-        let path = process.path();
-        let is_fixture =
-            std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == "fixture");
-        let Ok(network) = std::fs::read_link(path.join("ns/net")) else { continue };
-        let Ok(sockets) = std::fs::read_to_string(path.join("net/udp6")) else { continue };
-        // Port 9001; the last column counts what did not fit into the socket's buffer.
-        let of = sockets.lines().filter(|line| line.contains(":2329 "));
-        let of: u64 = of.filter_map(|line| line.split_whitespace().last()?.parse::<u64>().ok()).sum();
-        if is_fixture {
-            drops.insert(network, of);
-        }
-    }
-    ensure!(!drops.is_empty(), "no pod of the cluster is seen: this needs the node's own machine, and root");
-    Ok(drops.values().sum())
-}
-
-/// Four in flight; returns how many had no echo.
-async fn exchange(peer: u32, each: u32, target: SocketAddr) -> Result<u64> {
-    const WINDOW: u32 = 4;
-    let socket = UdpSocket::bind("127.0.0.1:0").await?;
-    socket.connect(target).await?;
-    let mut buffer = vec![0; 65_536];
-    let (mut sent, mut back) = (0_u32, 0_u32);
-    let mut outstanding = 0;
-    while sent < each || outstanding > 0 {
-        while sent < each && outstanding < WINDOW {
-            let mut datagram = vec![0; 8 + sent as usize * 7 % 1_464];
-            datagram[..4].copy_from_slice(&peer.to_be_bytes());
-            datagram[4..8].copy_from_slice(&sent.to_be_bytes());
-            socket.send(&datagram).await?;
-            sent += 1;
-            outstanding += 1;
-        }
-        match timeout(Duration::from_secs(5), socket.recv(&mut buffer)).await {
-            Ok(length) => {
-                let datagram = &buffer[..length?];
-                ensure!(
-                    datagram.len() >= 8 && datagram[..4] == peer.to_be_bytes(),
-                    "another peer's datagram"
-                );
-                let number = u32::from_be_bytes(datagram[4..8].try_into()?);
-                ensure!(datagram.len() == 8 + number as usize * 7 % 1_464, "cut or grown");
-                back += 1;
-                outstanding -= 1;
-            }
-            Err(_) => outstanding = 0,
-        }
-    }
-    Ok(u64::from(sent - back))
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_recovers_when_the_relay_is_killed() -> Result<()> {
-    let place = Place::new("killed").await?;
-    let entries = json!([
-        {"alias": "web", "workload_type": "proxy", "protocol": "tcp", "remote_address": "web.kftest.svc",
-         "remote_port": 80, "local_port": 0, "namespace": place.namespace},
-        {"alias": "echo", "workload_type": "proxy", "protocol": "udp", "remote_address": "single.kftest.svc",
-         "remote_port": 9001, "local_port": 0, "namespace": place.namespace},
-    ]);
-    let forward = place.run(&entries).await?;
-    let ports = forward.ports()?;
-    get(ports[0], "/", SOON).await?;
-    let begin = Instant::now();
-    place.kill_relays(&place.namespace).await?;
-    // A connection that comes meanwhile waits; the port stays open.
-    get(ports[0], "/", START).await?;
-    println!("TCP again {:?} after the relay was killed", begin.elapsed());
-
-    let socket = UdpSocket::bind("127.0.0.1:0").await?;
-    socket.connect(("127.0.0.1", ports[1])).await?;
-    let mut buffer = [0; 64];
-    let echoed = async {
-        loop {
-            socket.send(b"again").await?;
-            if let Ok(Ok(length)) = timeout(Duration::from_secs(1), socket.recv(&mut buffer)).await {
-                return anyhow::Ok(length);
-            }
-        }
-    };
-    assert_eq!(timeout(START, echoed).await??, 5);
-    println!("UDP again {:?} after the relay was killed", begin.elapsed());
     place.gone().await
 }
 

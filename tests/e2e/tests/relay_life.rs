@@ -7,18 +7,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use kftray_e2e::field::{IMAGE, SOON, START, metrics, nothing_installed};
 use kftray_e2e::{Forward, Ground, client, ground};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
-/// As `cargo xtask cluster` names it.
-const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
-/// For a pod to be scheduled, started and tunnelled to.
-const START: Duration = Duration::from_secs(90);
-/// For what only a request takes.
-const SOON: Duration = Duration::from_secs(30);
 /// Service of the fixture, by the cluster's DNS.
 const WEB: &str = "web.kftest.svc.cluster.local";
 
@@ -138,11 +133,13 @@ async fn eventually<F: Future<Output = Result<bool>>>(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn in_a_restricted_namespace_with_a_quota() -> Result<()> {
+async fn in_a_restricted_namespace_with_quota_and_limits() -> Result<()> {
     let labels =
         "pod-security.kubernetes.io/enforce: restricted, pod-security.kubernetes.io/warn: restricted";
     let quota = "---\napiVersion: v1\nkind: ResourceQuota\nmetadata: { name: small, namespace: relay-narrow }\n\
-                 spec: { hard: { pods: \"1\", requests.cpu: 10m, requests.memory: 32Mi, limits.memory: 128Mi } }\n";
+                 spec: { hard: { pods: \"1\", requests.cpu: 10m, requests.memory: 32Mi, limits.memory: 128Mi } }\n\
+                 ---\napiVersion: v1\nkind: LimitRange\nmetadata: { name: narrow, namespace: relay-narrow }\n\
+                 spec: { limits: [{ type: Container, min: { memory: 8Mi }, max: { memory: 128Mi } }] }\n";
     let place = Place::new("narrow", labels, quota).await?;
     let forward = place.serves().await?;
     let pods = place.objects("pods").await?;
@@ -155,6 +152,10 @@ async fn in_a_restricted_namespace_with_a_quota() -> Result<()> {
     ensure!(variables.contains("KFTRAY_TOKEN_SHA256"), "{variables}");
     let key = std::fs::read_to_string(place.home.path().join("relay.key"))?;
     ensure!(!pods[0].to_string().contains(key.trim()), "the key is in no object");
+    let list = place.run(&["relay", "list", "-n", &place.namespace]).await?;
+    ensure!(list.contains("running") && list.contains("(this installation)"), "{list}");
+    let log = place.run(&["relay", "logs", "-n", &place.namespace]).await?;
+    ensure!(log.contains("tunnel") && log.contains("up"), "{log}");
     drop(forward);
     place.gone().await
 }
@@ -385,6 +386,7 @@ async fn expose(place: &Place, kubeconfig: &Path) -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn installed_for_all_and_the_documented_commands_work_as_printed() -> Result<()> {
     let place = Place::new("users", "", "").await?;
+    nothing_installed(&place.ground).await?;
     let installed =
         place.run(&["relay", "install", "--image", IMAGE, "--group", "nobody-in-particular"]).await?;
     ensure!(installed.contains("Deployment kftray-system/kftray-server: created"), "{installed}");
@@ -417,6 +419,8 @@ async fn documented(place: &Place) -> Result<()> {
     let forward = place.serves_as(&user).await?;
     ensure!(place.jobs().await?.is_empty(), "the installed one was used");
 
+    both_share(&forward, ground).await?;
+
     // One of two pods goes: the other carries on.
     let pods = ground.kubectl(&["-n", "kftray-system", "get", "pods", "-o", "name"]).await?;
     ensure!(pods.lines().count() == 2, "{pods}");
@@ -428,6 +432,54 @@ async fn documented(place: &Place) -> Result<()> {
         sleep(Duration::from_millis(100)).await;
     }
     Ok(())
+}
+
+/// Connections that are open at the same time are on both pods.
+async fn both_share(forward: &Forward, ground: &Ground) -> Result<()> {
+    let mut open = Vec::new();
+    for _ in 0..24 {
+        let mut stream = client::connect(forward.port()?).await?;
+        client::get_kept(&mut stream, &mut Vec::new(), "/").await?;
+        open.push(stream);
+    }
+    let path = "jsonpath={.items[*].metadata.name}";
+    let pods = ground.kubectl(&["-n", "kftray-system", "get", "pods", "-o", path]).await?;
+    let mut streams = Vec::new();
+    for pod in pods.split_whitespace() {
+        streams.push(metrics(ground, "kftray-system", pod).await?.get("streams{kind=\"tcp\"}"));
+    }
+    ensure!(streams.len() == 2 && streams.iter().sum::<u64>() >= 24, "24 streams: {streams:?}");
+    ensure!(streams.iter().all(|&count| count >= 4), "shared by both: {streams:?}");
+    Ok(())
+}
+
+/// Where position is not enough: a token that only some may read.
+#[tokio::test(flavor = "multi_thread")]
+async fn installed_with_a_token_for_those_who_may_read_it() -> Result<()> {
+    let place = Place::new("token", "", "").await?;
+    // The user's part is in what is installed.
+    let holder = place.user("token-holder", "forward", &place.namespace).await?;
+    let outsider = place.user("token-outsider", "installed", "kftray-system");
+    let install =
+        ["relay", "install", "--image", IMAGE, "--replicas", "1", "--token", "--user", "token-holder"];
+    nothing_installed(&place.ground).await?;
+    let installed = place.run(&install).await?;
+    let outcome = async {
+        ensure!(installed.contains("Secret kftray-system/kftray-server: created"), "{installed}");
+        let rolled_out = ["rollout", "status", "deployment/kftray-server", "--timeout=120s"];
+        place.ground.kubectl(&[&["-n", "kftray-system"][..], &rolled_out].concat()).await?;
+        drop(place.serves_as(&holder).await?);
+        ensure!(place.jobs().await?.is_empty(), "the installed one was used");
+        // May port-forward to it, but not read the token, and not start a relay either.
+        let mut forward = place.forward_as(&outsider.await?)?;
+        let message = place.told(&mut forward, "forbidden").await?;
+        ensure!(message.contains("jobs.batch"), "{message}");
+        anyhow::Ok(())
+    };
+    let outcome = outcome.await;
+    place.run(&["relay", "uninstall", "--delete-namespace"]).await?;
+    outcome?;
+    place.gone().await
 }
 
 /// The command of the document, as printed.

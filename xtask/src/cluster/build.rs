@@ -15,6 +15,8 @@ const CONTAINERD: &str = "2.4.2";
 /// The oldest that the module proxy serves whole: port-forward over direct SPDY only, as shipped.
 pub(crate) const KUBERNETES_OLD: &str = "1.30.14";
 const COREDNS: &str = "1.15.0";
+/// 3.7 needs a module that the module proxy does not serve.
+const TRAEFIK: &str = "3.6.12";
 /// Reported as the build date: a fixed one keeps the build reproducible.
 const BUILD_DATE: &str = "2026-01-01T00:00:00Z";
 
@@ -138,14 +140,7 @@ fn kube_flags(version: &str) -> Result<String> {
 /// The go.mod of a program that imports `k8s.io/kubernetes` of this version: its own go.mod replaces the staging modules by
 /// folders of its repository, which does not work from outside; we replace them by the same modules' releases (v0.MINOR.PATCH).
 fn go_mod(version: &str) -> Result<String> {
-    let download = output(&mut go(
-        &std::env::temp_dir(),
-        &["mod", "download", "-json", &format!("k8s.io/kubernetes@v{version}")],
-    ))?;
-    let download: serde_json::Value = serde_json::from_str(&download)?;
-    let directory =
-        download.get("Dir").and_then(|dir| dir.as_str()).context("go mod download gave no directory")?;
-    let theirs = std::fs::read_to_string(Path::new(directory).join("go.mod"))?;
+    let theirs = std::fs::read_to_string(sources("k8s.io/kubernetes", version)?.join("go.mod"))?;
     let Some(release) = version.strip_prefix("1.").map(|rest| format!("v0.{rest}")) else {
         bail!("{version:?} is not a Kubernetes version such as {KUBERNETES}");
     };
@@ -180,6 +175,15 @@ fn go_mod(version: &str) -> Result<String> {
     Ok(ours)
 }
 
+/// Where Go has put the sources of a module.
+fn sources(module: &str, version: &str) -> Result<PathBuf> {
+    let download = ["mod", "download", "-json", &format!("{module}@v{version}")];
+    let download = output(&mut go(&std::env::temp_dir(), &download))?;
+    let download: serde_json::Value = serde_json::from_str(&download)?;
+    let directory = download.get("Dir").and_then(|dir| dir.as_str());
+    Ok(PathBuf::from(directory.context("go mod download gave no directory")?))
+}
+
 fn containerd(go_version: &str) -> Result<PathBuf> {
     let module = "github.com/containerd/containerd/v2";
     let flags = format!("-s -w -X {module}/version.Version=v{CONTAINERD}");
@@ -200,6 +204,30 @@ fn coredns(go_version: &str) -> Result<PathBuf> {
         show(go(scratch, &["install", "-trimpath", "-ldflags", "-s -w", &program]).env("GOBIN", scratch))
     })?;
     Ok(place.join("coredns"))
+}
+
+/// The Ingress controller, which only some tests need. `go install` does not take a module that replaces others: an empty
+/// module with Traefik's own replacements requires it instead.
+pub(super) fn traefik() -> Result<PathBuf> {
+    let key = ContentKey::default().add(go_version()?).add(TRAEFIK);
+    let place = cached(&format!("traefik-{TRAEFIK}"), key, |scratch| {
+        let path = "github.com/traefik/traefik/v3";
+        let theirs = sources(path, TRAEFIK)?;
+        let module = scratch.join("source");
+        std::fs::create_dir(&module)?;
+        let go_mod = std::fs::read_to_string(theirs.join("go.mod"))?;
+        let (_, rest) = go_mod.split_once('\n').context("Traefik's go.mod is empty")?;
+        let ours = format!("module kftray.test/traefik\n{rest}\nrequire {path} v{TRAEFIK}\n");
+        std::fs::write(module.join("go.mod"), ours)?;
+        // Written, not copied: the module cache is read-only, and Go adds Traefik's own sum.
+        std::fs::write(module.join("go.sum"), std::fs::read(theirs.join("go.sum"))?)?;
+        let out = scratch.join("traefik");
+        let program = format!("{path}/cmd/traefik");
+        let args =
+            ["build", "-mod=mod", "-trimpath", "-ldflags", "-s -w", "-o", &out.to_string_lossy(), &program];
+        show(&mut go(&module, &args))
+    })?;
+    Ok(place.join("traefik"))
 }
 
 fn fixture(go_version: &str) -> Result<PathBuf> {

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::build::{Programs, cached};
+use super::build::{Programs, cached, traefik};
 use super::debian;
 use crate::paths::ContentKey;
 
@@ -38,6 +38,11 @@ pub(crate) fn basic(programs: &Programs) -> Result<Vec<Image>> {
         static_program("coredns", &programs.coredns, &["/coredns"])?,
         static_program("fixture", &programs.fixture, &["/fixture"])?,
     ])
+}
+
+/// The Ingress controller.
+pub(crate) fn ingress() -> Result<Image> {
+    static_program("traefik", &traefik()?, &["/traefik"])
 }
 
 /// Real servers from the distribution's packages.

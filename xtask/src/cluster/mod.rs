@@ -119,7 +119,11 @@ pub(crate) enum Verb {
     /// Print shell commands that point KUBECONFIG and kubectl at it: eval "$(cargo xtask cluster env)"
     Env,
     /// Apply the workloads of testcluster/manifests (namespace kftest) and wait until they are ready
-    Load,
+    Load {
+        /// Also an Ingress controller, Traefik, on ports 80 and 443 of the node (its first build takes five minutes)
+        #[arg(long)]
+        ingress: bool,
+    },
     /// Run this cluster's own kubectl
     Kubectl {
         /// For kubectl, as in `cargo xtask cluster kubectl -- get pods -A`
@@ -173,7 +177,10 @@ pub(crate) fn run(which: &Which, verb: Verb) -> Result<()> {
         Verb::Down => down(which),
         Verb::Status => status(),
         Verb::Env => print_env(&existing(which)?),
-        Verb::Load => workloads::load(&existing(which)?),
+        Verb::Load { ingress } => {
+            load(which)?;
+            if ingress { load_ingress(which) } else { Ok(()) }
+        }
         Verb::Kubectl { args } => existing(which)?.kubectl_in_place(&args),
         Verb::User(user) => user.create(&existing(which)?),
         Verb::Fault { fault } => fault.apply(&existing(which)?),
@@ -239,6 +246,11 @@ pub(crate) fn down(which: &Which) -> Result<()> {
 /// Applies the workloads and waits for them.
 pub(crate) fn load(which: &Which) -> Result<()> {
     workloads::load(&existing(which)?)
+}
+
+/// Loads the Ingress controller and waits for it.
+pub(crate) fn load_ingress(which: &Which) -> Result<()> {
+    workloads::load_ingress(&existing(which)?)
 }
 
 /// Builds the relay's image and loads it, in place of an earlier one.
@@ -330,6 +342,7 @@ impl Cluster {
             ("KFTRAY_CLUSTER_NAME", self.name.clone()),
             ("KFTRAY_CLUSTER_STATE", self.state.to_string_lossy().into_owned()),
             ("KFTRAY_CLUSTER_KUBECTL", self.kubectl_path().to_string_lossy().into_owned()),
+            ("KFTRAY_CLUSTER_FIXTURE", self.fixture_path().to_string_lossy().into_owned()),
             ("KFTRAY_CLUSTER_HOST_IP", self.network.host().to_string()),
             ("KFTRAY_CLUSTER_NODE_IP", self.network.node().to_string()),
         ]
@@ -342,6 +355,11 @@ impl Cluster {
 
     fn kubectl_path(&self) -> PathBuf {
         self.state.join("bin/kubectl")
+    }
+
+    /// The pods' program, which is also a client of HTTP/3.
+    fn fixture_path(&self) -> PathBuf {
+        self.state.join("bin/fixture")
     }
 
     /// kubectl as administrator.

@@ -39,6 +39,7 @@ impl Cluster {
         let begin = wait::now();
         let images = image::basic(programs)?;
         self.prepare()?;
+        std::os::unix::fs::symlink(&programs.fixture, self.fixture_path())?;
         self.start_control_plane()?;
         self.process("containerd").start(self.network.inside(&[
             &self.programs.containerd.join("containerd").to_string_lossy(),

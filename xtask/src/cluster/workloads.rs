@@ -51,6 +51,17 @@ pub(super) fn load(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Loads the Ingress controller (namespace `ingress`) and waits until it serves. Idempotent.
+pub(super) fn load_ingress(cluster: &Cluster) -> Result<()> {
+    let begin = wait::now();
+    cluster.import(&[image::ingress()?])?;
+    let manifests = paths::root().join("testcluster/manifests/ingress");
+    run(cluster.kubectl(&["apply", "--server-side", "-f"]).arg(manifests))?;
+    run(&mut cluster.kubectl(&["-n", "ingress", "rollout", "status", "deployment/traefik", READY]))?;
+    println!("the Ingress controller is ready after {:.1} s", begin.elapsed().as_secs_f64());
+    Ok(())
+}
+
 /// Service `manual` has no selector: its EndpointSlice is written by hand, here with the pods of StatefulSet `sts` behind it.
 fn back_selectorless_service(cluster: &Cluster) -> Result<()> {
     let pods =

@@ -257,23 +257,23 @@ fn expose(fields: &mut Fields<'_>, protocol: Protocol) -> Option<Workload> {
         None => Some(To::Internal),
         Some(_) => fields.word("exposure_type", &words),
     };
-    let words = [("http", ExposeProtocol::Http), ("tcp", ExposeProtocol::Tcp)];
+    let words = [
+        ("http", ExposeProtocol::Http),
+        ("tcp", ExposeProtocol::Tcp),
+        ("h2c", ExposeProtocol::H2c),
+        ("grpc", ExposeProtocol::H2c),
+    ];
     let carries = fields.word("exposure_protocol", &words).unwrap_or_default();
     let program = local_program(fields);
     let access = access(fields);
     let exposure = match to? {
         To::Internal => Exposure::Internal { protocol: carries },
-        To::Public => {
-            if carries == ExposeProtocol::Tcp {
-                let remedy = "Use \"internal\" for TCP; an Ingress carries HTTP only.";
-                fields.fault("exposure_protocol", "`tcp` cannot be public", remedy);
-            }
-            Exposure::Public {
-                ingress_class: fields.text("ingress_class"),
-                annotations: annotations(fields),
-                certificate: certificate(fields),
-            }
-        }
+        To::Public => Exposure::Public {
+            protocol: carries,
+            ingress_class: fields.text("ingress_class"),
+            annotations: annotations(fields),
+            certificate: certificate(fields),
+        },
     };
     let (local_host, local_port, local_tls) = program?;
     Some(Workload::Expose(Expose { local_host, local_port, local_tls, exposure, access }))

@@ -15,6 +15,7 @@
 //! | `target` | a pod's name, or a label selector if it looks like one |
 //! | `via` | `direct` (default), `relay` or `auto`: which way TCP takes to a pod |
 //! | `local_address` of an expose as a URL | host, and TLS to the local program if it begins with `https://` |
+//! | `exposure_protocol` | `http` (default), `tcp` (internal only), `h2c` or `grpc`: HTTP/2 without TLS, which Ingress controllers must be told |
 //! | `exposure_basic_auth`, `exposure_bearer_token`, `exposure_allow`, `exposure_expires_after` | who may call an exposed program: `"user:password"`, a token, addresses or networks (list, or text with commas), a time such as `"8h"` |
 //! | no namespace, protocol, workload type | `default`, `tcp`, `service` |
 //! | no context, `@current` | whatever the kubeconfig's current context is |

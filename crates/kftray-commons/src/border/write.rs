@@ -84,6 +84,11 @@ pub fn compatible(spec: &ForwardSpec, extra: &Map<String, Value>) -> Result<Comp
         // Without them it would be open to everybody there, for as long as it runs; and they may be secrets.
         return Err("its limits on who may call, and for how long, are kept by this program only".to_owned());
     }
+    if let Workload::Expose(expose) = &spec.workload
+        && expose.protocol() == ExposeProtocol::H2c
+    {
+        return Err("it says `h2c`, which only this program knows".to_owned());
+    }
     let (Workload::Service { port, .. } | Workload::Pod { port, .. } | Workload::Owner { port, .. }) =
         &spec.workload
     else {
@@ -193,12 +198,11 @@ fn put_expose(entry: &mut Map<String, Value>, expose: &Expose) {
     match exposure {
         Exposure::Internal { protocol } => {
             entry.insert("exposure_type".into(), "internal".into());
-            if *protocol == ExposeProtocol::Tcp {
-                entry.insert("exposure_protocol".into(), "tcp".into());
-            }
+            put_exposure_protocol(entry, *protocol);
         }
-        Exposure::Public { ingress_class, annotations, certificate } => {
+        Exposure::Public { protocol, ingress_class, annotations, certificate } => {
             entry.insert("exposure_type".into(), "public".into());
+            put_exposure_protocol(entry, *protocol);
             put_some(entry, "ingress_class", ingress_class.clone());
             if !annotations.is_empty() {
                 // The reference wants the object as a text.
@@ -215,6 +219,15 @@ fn put_expose(entry: &mut Map<String, Value>, expose: &Expose) {
             }
         }
     }
+}
+
+fn put_exposure_protocol(entry: &mut Map<String, Value>, protocol: ExposeProtocol) {
+    let word = match protocol {
+        ExposeProtocol::Http => return,
+        ExposeProtocol::H2c => "h2c",
+        ExposeProtocol::Tcp => "tcp",
+    };
+    entry.insert("exposure_protocol".into(), word.into());
 }
 
 fn put_access(entry: &mut Map<String, Value>, access: &Access) {

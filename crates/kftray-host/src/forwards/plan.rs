@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kftray_commons::ForwardSpec;
+use kftray_commons::{ForwardSpec, Workload};
 use kftray_portforward::{Config, DEFAULT_HOLD};
 
 /// What the engine shall run, under a name for people.
@@ -12,8 +12,10 @@ pub(crate) fn plan(spec: &ForwardSpec, name: &str) -> Config {
 
 /// What is left out of a forward although it runs.
 pub(crate) fn left_out(spec: &ForwardSpec) -> Vec<String> {
+    // An expose has its name in the cluster, not here.
+    let is_forward = !matches!(spec.workload, Workload::Expose(_));
     let wishes = [
-        (spec.domain_enabled, "domain_enabled is not served yet: use localhost"),
+        (spec.domain_enabled && is_forward, "domain_enabled is not served yet: use localhost"),
         (
             spec.listen.auto_loopback,
             "auto_loopback_address is not served yet: it listens where local_address says",

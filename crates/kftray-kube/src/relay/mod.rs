@@ -90,6 +90,8 @@ pub(crate) struct Exposed {
     pub(crate) urls: Vec<String>,
     /// What else is to be known, for people.
     pub(crate) notes: Vec<String>,
+    /// What keeps callers away although the tunnel is up, as far as the cluster's objects show it: it changes with them.
+    pub(crate) outside: watch::Receiver<Option<Problem>>,
     /// Dropping it deletes the relay it was made for, and with it all objects that still belong to it, without waiting.
     /// The same name published again waits for that.
     #[expect(dead_code, reason = "only its drop matters")]

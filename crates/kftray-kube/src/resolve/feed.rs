@@ -46,6 +46,12 @@ kinds! {
     REPLICA_SET_OWNERS = "apis/apps/v1", "replicasets", "replicasets.apps", true;
     JOBS = "apis/batch/v1", "jobs", "jobs.batch", false;
     EVENTS = "api/v1", "events", "events", false;
+    INGRESSES = "apis/networking.k8s.io/v1", "ingresses", "ingresses.networking.k8s.io", false;
+    // Of the cluster, not of a namespace: its feeds have an empty one.
+    INGRESS_CLASSES = "apis/networking.k8s.io/v1", "ingressclasses", "ingressclasses.networking.k8s.io", false;
+    CERTIFICATES = "apis/cert-manager.io/v1", "certificates", "certificates.cert-manager.io", false;
+    // Only that it is there: what is in it concerns nobody here.
+    SECRET_NAMES = "api/v1", "secrets", "secrets", true;
 }
 
 /// Which objects of the kind.
@@ -74,6 +80,7 @@ pub(crate) enum Access {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct FeedKey {
     pub(crate) kind: Kind,
+    /// Empty for kinds that are in none.
     pub(crate) namespace: Arc<str>,
     pub(crate) scope: Scope,
     pub(crate) access: Access,

@@ -76,13 +76,15 @@ struct PageMeta {
 impl<T: Object> Reflector<T> {
     pub(super) fn new(link: &Link, shared: Arc<Shared<T>>) -> Self {
         let key = shared.key();
-        let path =
-            Request::new(format!("/{}/namespaces/{}/{}", key.kind.api, key.namespace, key.kind.plural));
+        let path = match &*key.namespace {
+            "" => format!("/{}/{}", key.kind.api, key.kind.plural),
+            namespace => format!("/{}/namespaces/{namespace}/{}", key.kind.api, key.kind.plural),
+        };
         Self {
             client: link.client.clone(),
             timing: link.timing,
             kick: link.kick.clone(),
-            path,
+            path: Request::new(path),
             version: None,
             watch_denied: None,
             shared,

@@ -103,7 +103,10 @@ impl Flow {
             match self.pump(&endpoint, channel.as_mut(), &mut expiry).await {
                 Closed::Idle => return End::Idle,
                 Closed::Orderly => {}
-                Closed::Failed(problem) if is_the_targets(&problem) => return End::Refused(problem),
+                // A relay that has as much as it takes is no fault of the way to it.
+                Closed::Failed(problem) if is_the_targets(&problem) || problem.code == Code::Overloaded => {
+                    return End::Refused(problem);
+                }
                 Closed::Failed(problem) => {
                     debug!(peer = %self.peer, %endpoint, code = %problem.code, %problem, "the channel was lost");
                     self.shared.directory.suspect(&endpoint, SuspectKind::Transport);

@@ -30,8 +30,8 @@ enum App {
     Silent,
     /// Answers the first datagram of a flow with this many.
     Push(usize),
-    /// ICMP says that nobody listens.
-    Unreachable,
+    /// The relay says why not: nobody listens (ICMP), it is too busy.
+    Fails(Code),
 }
 
 /// A relay in memory.
@@ -203,8 +203,8 @@ impl DatagramChannel for Flow {
         if state.lost.contains(&self.number) {
             return failed(Code::ConnectionLost);
         }
-        if state.app == App::Unreachable && self.sent > 0 {
-            return failed(Code::RemoteRefused);
+        if let (App::Fails(code), true) = (state.app, self.sent > 0) {
+            return failed(code);
         }
         if !self.answers.is_empty() {
             return Poll::Ready(Ok(Some(self.answers.remove(0))));
@@ -230,7 +230,7 @@ impl DatagramChannel for Flow {
                 App::Push(count) if self.sent == 1 => {
                     self.answers.extend((0..count).map(|_| datagram.clone()));
                 }
-                App::Push(_) | App::Silent | App::Unreachable => {}
+                App::Push(_) | App::Silent | App::Fails(_) => {}
             }
             let number = self.number;
             self.relay.change(|state| state.delivered.push((number, datagram)));
@@ -338,7 +338,16 @@ async fn one_way_traffic_and_pushes_of_the_server_need_no_rhythm() {
 
 #[tokio::test(start_paused = true)]
 async fn an_unreachable_target_is_told_and_its_peer_left_alone_for_a_moment() {
-    let relay = Relay::new(App::Unreachable);
+    told_and_left_alone(Code::RemoteRefused).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_busy_relay_is_told_and_not_asked_again_at_once() {
+    told_and_left_alone(Code::Overloaded).await;
+}
+
+async fn told_and_left_alone(code: Code) {
+    let relay = Relay::new(App::Fails(code));
     let forward = start(&relay).await;
     let mut events = forward.events();
     let socket = peer(&forward).await;
@@ -353,7 +362,7 @@ async fn an_unreachable_target_is_told_and_its_peer_left_alone_for_a_moment() {
         }
     };
     let (who, problem) = timeout(PATIENCE, told).await.expect("told");
-    assert_eq!((who, problem.code), (socket.local_addr().expect("address"), Code::RemoteRefused));
+    assert_eq!((who, problem.code), (socket.local_addr().expect("address"), code));
     // Into the pause.
     socket.send(b"two").await.expect("send");
     until_counters(&forward, "the flow's end", |counters| counters.open == 0).await;
@@ -560,7 +569,7 @@ async fn script(seed: u64) {
             0 => relay.ready(random.random()),
             1 => relay.break_all(),
             2 => relay.change(|state| {
-                state.app = if state.app == App::Echo { App::Unreachable } else { App::Echo };
+                state.app = if state.app == App::Echo { App::Fails(Code::RemoteRefused) } else { App::Echo };
             }),
             3 => relay.change(|state| {
                 state.dial = match state.dial {

@@ -148,6 +148,56 @@ async fn callers_wait_for_a_client_that_comes_back() {
     assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 204"));
 }
 
+/// A tunnel that is dead takes connections for a second more; its successor gets those that may be given twice.
+#[tokio::test]
+async fn a_caller_of_a_client_that_dies_is_offered_to_the_next() {
+    let relay = Running::start(settings()).await;
+    let (mut client, control, port) = listening(&relay, Mode::Http).await;
+    let send = async |text: &str| {
+        let mut caller = call(port).await;
+        caller.write_all(text.as_bytes()).await.unwrap();
+        caller
+    };
+    let get = "GET / HTTP/1.1\r\nHost: shop\r\n\r\n";
+    let post = "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 4\r\n\r\nbody";
+    // One that has got the request and not answered, one that has begun to answer, and two that have said nothing yet.
+    let taken = send(get).await;
+    let (mut channel, _) = client.incoming().await;
+    channel.send_reply(&opened()).await;
+    assert_eq!(channel.read(get.len()).await, get.as_bytes());
+    let mut begun = send(get).await;
+    let (mut answering, _) = client.incoming().await;
+    answering.send_reply(&opened()).await;
+    answering.data(b"HTTP/1.1 200 OK\r\n").await;
+    timeout(SOON, begun.read_exact(&mut [0; 17])).await.unwrap().unwrap();
+    let posted = send(post).await;
+    let (unsent, _) = client.incoming().await;
+    let mut accepted = send(post).await;
+    let (mut executed, _) = client.incoming().await;
+    executed.send_reply(&opened()).await;
+    assert_eq!(executed.read(post.len()).await, post.as_bytes());
+
+    drop((client, control, channel, answering, unsent, executed));
+    assert!(read_all(begun).await.is_err(), "its answer had begun");
+    assert!(timeout(SOON, accepted.read(&mut [0; 1])).await.unwrap().is_err(), "it may have been executed");
+    let mut back = Client::new(relay.tunnel).await;
+    let _control = back.opened(&listen(port, Mode::Http, &[])).await;
+    for _ in 0..2 {
+        let (mut channel, incoming) = back.incoming().await;
+        channel.send_reply(&opened()).await;
+        let request = if incoming.peer == taken.local_addr().unwrap().to_string() { get } else { post };
+        assert_eq!(channel.read(request.len()).await, request.as_bytes(), "once, and whole");
+        channel.data(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        channel.send(&Record::finished()).await;
+    }
+    for mut caller in [taken, posted] {
+        caller.shutdown().await.unwrap();
+        assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 204"));
+    }
+    let again = "kftray_server_expose_connections_total{result=\"offered_again\"}";
+    assert_eq!(relay.metric(again).await, 2);
+}
+
 #[tokio::test]
 async fn without_a_client_callers_are_told() {
     let short = Settings { expose_hold: Duration::from_millis(300), ..settings() };

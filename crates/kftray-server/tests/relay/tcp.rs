@@ -107,8 +107,10 @@ async fn a_client_that_cuts_off_resets_the_target() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     // The same when the whole carrier goes.
     let other = Client::new(relay.tunnel).await;
-    let _channel = other.opened(&tcp(listener.local_addr().unwrap())).await;
+    let mut channel = other.opened(&tcp(listener.local_addr().unwrap())).await;
+    channel.data(b"half an upload").await;
     let (mut socket, _) = listener.accept().await.unwrap();
+    assert_eq!(timeout(SOON, socket.read(&mut buffer)).await.unwrap().unwrap(), 14);
     drop(other);
     let error = timeout(SOON, socket.read(&mut buffer)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);

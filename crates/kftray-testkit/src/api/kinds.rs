@@ -29,6 +29,8 @@ pub enum Kind {
     Secret,
     /// `networking.k8s.io/v1 Ingress`; nothing serves it
     Ingress,
+    /// `networking.k8s.io/v1 IngressClass`
+    IngressClass,
     /// `networking.k8s.io/v1 NetworkPolicy`; nothing enforces it
     NetworkPolicy,
     /// `rbac.authorization.k8s.io/v1 Role`; rights are given by [`Rule`](crate::Rule)s
@@ -39,7 +41,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Namespace,
         Self::Node,
         Self::Pod,
@@ -53,6 +55,7 @@ impl Kind {
         Self::Event,
         Self::Secret,
         Self::Ingress,
+        Self::IngressClass,
         Self::NetworkPolicy,
         Self::Role,
         Self::RoleBinding,
@@ -63,7 +66,7 @@ impl Kind {
     pub const fn group(self) -> &'static str {
         match self {
             Self::Namespace | Self::Node | Self::Pod | Self::Service | Self::Event | Self::Secret => "",
-            Self::Ingress | Self::NetworkPolicy => "networking.k8s.io",
+            Self::Ingress | Self::IngressClass | Self::NetworkPolicy => "networking.k8s.io",
             Self::Role | Self::RoleBinding => "rbac.authorization.k8s.io",
             Self::EndpointSlice => "discovery.k8s.io",
             Self::Deployment | Self::ReplicaSet | Self::StatefulSet | Self::DaemonSet => "apps",
@@ -94,6 +97,7 @@ impl Kind {
             Self::Event => "events",
             Self::Secret => "secrets",
             Self::Ingress => "ingresses",
+            Self::IngressClass => "ingressclasses",
             Self::NetworkPolicy => "networkpolicies",
             Self::Role => "roles",
             Self::RoleBinding => "rolebindings",
@@ -117,6 +121,7 @@ impl Kind {
             Self::Event => "Event",
             Self::Secret => "Secret",
             Self::Ingress => "Ingress",
+            Self::IngressClass => "IngressClass",
             Self::NetworkPolicy => "NetworkPolicy",
             Self::Role => "Role",
             Self::RoleBinding => "RoleBinding",
@@ -138,14 +143,19 @@ impl Kind {
             Self::Event => &["ev"],
             Self::Ingress => &["ing"],
             Self::NetworkPolicy => &["netpol"],
-            Self::EndpointSlice | Self::Job | Self::Secret | Self::Role | Self::RoleBinding => &[],
+            Self::EndpointSlice
+            | Self::Job
+            | Self::Secret
+            | Self::IngressClass
+            | Self::Role
+            | Self::RoleBinding => &[],
         }
     }
 
     /// Lives in a namespace.
     #[must_use]
     pub const fn namespaced(self) -> bool {
-        !matches!(self, Self::Namespace | Self::Node)
+        !matches!(self, Self::Namespace | Self::Node | Self::IngressClass)
     }
 
     /// By group and plural name, as in a URL.

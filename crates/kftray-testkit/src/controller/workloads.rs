@@ -287,6 +287,7 @@ fn set_status(store: &Store, kind: Kind, set: &Value) {
         | Kind::Event
         | Kind::Secret
         | Kind::Ingress
+        | Kind::IngressClass
         | Kind::NetworkPolicy
         | Kind::Role
         | Kind::RoleBinding => {

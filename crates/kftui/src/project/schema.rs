@@ -104,7 +104,11 @@ const FIELDS: &[(&str, Kind, &str)] = &[
         Kind::Words(&["internal", "public"]),
         "Who reaches an expose: the cluster, or the internet.",
     ),
-    ("exposure_protocol", Kind::Words(&["http", "tcp"]), "What an internal expose carries. Default: http."),
+    (
+        "exposure_protocol",
+        Kind::Words(&["http", "tcp", "h2c"]),
+        "What an expose carries; tcp only where it is internal, h2c for gRPC. Default: http.",
+    ),
     ("exposure_allow", Kind::List, "Addresses and networks that may call an expose. Default: all."),
     (
         "exposure_basic_auth",

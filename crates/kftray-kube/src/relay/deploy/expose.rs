@@ -1,6 +1,9 @@
 //! The objects through which the cluster, or the world, reaches an exposed program: a Service and, for the public, an
 //! Ingress. They belong to the relay's Job, so that deleting it removes all.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 
 use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, Exposure, IssuerKind};
@@ -12,12 +15,23 @@ use tokio::time::timeout;
 use super::api::{Api, INGRESSES, JOBS, Kind, PODS, SERVICES, identity};
 use super::life::TIDY;
 use super::manifest::{annotation, created_by, label, own_labels, short_hash};
+use super::outside::{Class, Needs, WantedCertificate};
 use super::{EXPOSE_PORT, Identity, RelayPod};
 
 /// Longest name of a Service (RFC 1035 label).
 const NAME_MAX: usize = 63;
 /// The port that a caller need not name.
 const HTTP: u16 = 80;
+/// What a Service's port is said to carry where it is HTTP/2 without TLS (KEP-3726).
+const H2C: &str = "kubernetes.io/h2c";
+/// Controllers that do not look at that have annotations of their own for it: Traefik on the Service, ingress-nginx on the
+/// Ingress.
+const H2C_TRAEFIK: (&str, &str) = ("traefik.ingress.kubernetes.io/service.serversscheme", "h2c");
+const H2C_NGINX: (&str, &str) = ("nginx.ingress.kubernetes.io/backend-protocol", "GRPC");
+/// Annotations that Traefik reads on the Service behind an Ingress.
+const OF_SERVICES: &str = "traefik.ingress.kubernetes.io/service.";
+/// How the class of an Ingress was said before it had a field.
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 
 /// The Job that owns what an expose has made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +48,8 @@ pub(super) struct Made {
     pub(super) owner: Owner,
     pub(super) urls: Vec<String>,
     pub(super) notes: Vec<String>,
+    /// What a public one needs besides.
+    pub(super) needs: Option<Needs>,
 }
 
 /// Deletes a Job and thereby all that belongs to it.
@@ -65,7 +81,7 @@ pub(super) async fn make(
         Some(ingress) => put(api, identity, &offer.name, INGRESSES, &ingress).await?,
         None => withdraw_ingress(api, identity, &offer.name).await,
     }
-    Ok(Made { urls: plan.urls(), notes: plan.notes(), owner })
+    Ok(Made { urls: plan.urls(), notes: plan.notes(), needs: plan.needs(), owner })
 }
 
 /// Tells at once if the name of an expose is somebody else's.
@@ -126,6 +142,10 @@ impl<'a> Plan<'a> {
         self.expose.is_http()
     }
 
+    fn is_h2c(&self) -> bool {
+        self.expose.protocol() == ExposeProtocol::H2c
+    }
+
     fn metadata(&self, identity: &Identity, owner: &Owner) -> Value {
         let mut labels = own_labels(identity, "expose");
         labels.insert(label::EXPOSE.to_owned(), json!(short_hash(self.alias)));
@@ -145,16 +165,32 @@ impl<'a> Plan<'a> {
 
     fn service(&self, identity: &Identity, owner: &Owner) -> Value {
         let name = if self.is_http() { "http" } else { "tcp" };
-        let port = |name: &str, number: u16| json!({ "name": name, "port": number, "targetPort": EXPOSE_PORT, "protocol": "TCP" });
+        let port = |name: &str, number: u16| {
+            let mut port =
+                json!({ "name": name, "port": number, "targetPort": EXPOSE_PORT, "protocol": "TCP" });
+            if self.is_h2c() {
+                port["appProtocol"] = json!(H2C);
+            }
+            port
+        };
         let mut ports = vec![port(name, self.port())];
         if self.is_http() && self.port() != HTTP {
             // So that pods of the namespace may write http://ALIAS.
             ports.push(port("http-80", HTTP));
         }
+        let mut metadata = self.metadata(identity, owner);
+        if let Exposure::Public { annotations, .. } = &self.expose.exposure {
+            let mut applied: BTreeMap<&str, &str> =
+                self.is_h2c().then_some(H2C_TRAEFIK).into_iter().collect();
+            applied.extend(texts(annotations).filter(|(name, _)| name.starts_with(OF_SERVICES)));
+            if !applied.is_empty() {
+                apply(&mut metadata, applied);
+            }
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": self.metadata(identity, owner),
+            "metadata": metadata,
             "spec": {
                 "type": "ClusterIP",
                 // This very relay: one that is being replaced must get no more callers.
@@ -165,12 +201,12 @@ impl<'a> Plan<'a> {
     }
 
     fn ingress(&self, identity: &Identity, owner: &Owner) -> Option<Value> {
-        let Exposure::Public { ingress_class, annotations, certificate } = &self.expose.exposure else {
+        let Exposure::Public { ingress_class, annotations, certificate, .. } = &self.expose.exposure else {
             return None;
         };
-        let host = self.alias.to_ascii_lowercase();
-        let mut applied: BTreeMap<&str, &str> =
-            annotations.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let host = self.host();
+        let mut applied: BTreeMap<&str, &str> = self.is_h2c().then_some(H2C_NGINX).into_iter().collect();
+        applied.extend(texts(annotations));
         if let Some(Certificate { issuer, kind }) = certificate {
             applied.insert(
                 match kind {
@@ -181,14 +217,7 @@ impl<'a> Plan<'a> {
             );
         }
         let mut metadata = self.metadata(identity, owner);
-        let names: Vec<&str> = applied.keys().copied().collect();
-        metadata["annotations"][annotation::APPLIED] = json!(names.join(","));
-        for (name, value) in applied {
-            // Not what ours are recognised by.
-            if metadata["annotations"].get(name).is_none() {
-                metadata["annotations"][name] = json!(value);
-            }
-        }
+        apply(&mut metadata, applied);
         let backend = json!({ "service": { "name": self.name, "port": { "number": self.port() } } });
         let mut spec = json!({
             "rules": [{ "host": host, "http": { "paths": [{ "path": "/", "pathType": "Prefix", "backend": backend }] } }],
@@ -197,9 +226,7 @@ impl<'a> Plan<'a> {
             spec["ingressClassName"] = json!(class);
         }
         if certificate.is_some() {
-            // The same name each time: an issuer counts how often a certificate is asked for.
-            let secret = format!("kftray-expose-tls-{}", short_hash(self.alias));
-            spec["tls"] = json!([{ "hosts": [host], "secretName": secret }]);
+            spec["tls"] = json!([{ "hosts": [host], "secretName": self.secret() }]);
         }
         Some(json!({
             "apiVersion": "networking.k8s.io/v1",
@@ -209,21 +236,48 @@ impl<'a> Plan<'a> {
         }))
     }
 
+    fn host(&self) -> String {
+        self.alias.to_ascii_lowercase()
+    }
+
+    /// Where the certificate is. The same name each time: an issuer counts how often a certificate is asked for.
+    fn secret(&self) -> String {
+        format!("kftray-expose-tls-{}", short_hash(self.alias))
+    }
+
+    fn needs(&self) -> Option<Needs> {
+        let Exposure::Public { ingress_class, annotations, certificate, .. } = &self.expose.exposure else {
+            return None;
+        };
+        let class = match ingress_class {
+            Some(class) => Class::Named(class.clone()),
+            None if annotations.contains_key(CLASS_ANNOTATION) => Class::Annotated,
+            None => Class::Default,
+        };
+        Some(Needs {
+            host: self.host(),
+            namespace: self.namespace.to_owned(),
+            ingress: self.name.clone(),
+            class,
+            certificate: certificate
+                .as_ref()
+                .map(|certificate| WantedCertificate { secret: self.secret(), issuer: issuer(certificate) }),
+        })
+    }
+
     fn urls(&self) -> Vec<String> {
         let (name, namespace, port) = (&self.name, self.namespace, self.port());
         match &self.expose.exposure {
             Exposure::Public { certificate, .. } => {
                 let scheme = if certificate.is_some() { "https" } else { "http" };
-                vec![format!("{scheme}://{}", self.alias.to_ascii_lowercase())]
-            }
-            Exposure::Internal { protocol: ExposeProtocol::Http } if port == HTTP => {
-                vec![format!("http://{name}.{namespace}")]
-            }
-            Exposure::Internal { protocol: ExposeProtocol::Http } => {
-                vec![format!("http://{name}.{namespace}"), format!("http://{name}.{namespace}:{port}")]
+                vec![format!("{scheme}://{}", self.host())]
             }
             Exposure::Internal { protocol: ExposeProtocol::Tcp } => {
                 vec![format!("tcp://{name}.{namespace}:{port}")]
+            }
+            Exposure::Internal { .. } if port == HTTP => vec![format!("http://{name}.{namespace}")],
+            Exposure::Internal { .. } => {
+                vec![format!("http://{name}.{namespace}"), format!("http://{name}.{namespace}:{port}")]
             }
         }
     }
@@ -242,16 +296,36 @@ impl<'a> Plan<'a> {
                 "No ingress_class is set: the cluster's default class serves it, if there is one.".to_owned(),
             );
         }
-        if let Some(Certificate { issuer, kind }) = certificate {
-            let kind = match kind {
-                IssuerKind::Issuer => "Issuer",
-                IssuerKind::ClusterIssuer => "ClusterIssuer",
-            };
-            notes.push(format!(
-                "The certificate comes from cert-manager's {kind} {issuer} and may take a minute."
-            ));
+        if let Some(certificate) = certificate {
+            let issuer = issuer(certificate);
+            notes.push(format!("The certificate comes from cert-manager's {issuer} and may take a minute."));
         }
         notes
+    }
+}
+
+/// `ClusterIssuer letsencrypt-prod`.
+fn issuer(certificate: &Certificate) -> String {
+    let kind = match certificate.kind {
+        IssuerKind::Issuer => "Issuer",
+        IssuerKind::ClusterIssuer => "ClusterIssuer",
+    };
+    format!("{kind} {}", certificate.issuer)
+}
+
+fn texts(annotations: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str)> {
+    annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+}
+
+/// Writes a wish's annotations on an object, with their names, so that a later wish takes them away again.
+fn apply(metadata: &mut Value, annotations: BTreeMap<&str, &str>) {
+    let names: Vec<&str> = annotations.keys().copied().collect();
+    metadata["annotations"][annotation::APPLIED] = json!(names.join(","));
+    for (name, value) in annotations {
+        // Not what ours are recognised by.
+        if metadata["annotations"].get(name).is_none() {
+            metadata["annotations"][name] = json!(value);
+        }
     }
 }
 
@@ -382,147 +456,4 @@ fn taken(kind: Kind, found: &Value) -> Problem {
         Code::NameTaken,
         format!("the name is taken: {} {namespace}/{name} belongs {whose}", kind.word()),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use std::num::NonZeroU16;
-
-    use kftray_commons::Access;
-
-    use super::*;
-    use crate::relay::deploy::InstallationKey;
-
-    type Wish = (&'static str, Expose);
-
-    fn offer(alias: &'static str, exposure: Exposure) -> Wish {
-        let expose = Expose {
-            local_host: "localhost".to_owned(),
-            local_port: NonZeroU16::new(3000).unwrap(),
-            local_tls: false,
-            exposure,
-            access: Access::default(),
-        };
-        (alias, expose)
-    }
-
-    fn public(annotations: &[(&str, &str)], certificate: bool) -> Exposure {
-        Exposure::Public {
-            ingress_class: Some("nginx".to_owned()),
-            annotations: annotations.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
-            certificate: certificate.then(|| Certificate {
-                issuer: "letsencrypt-prod".to_owned(),
-                kind: IssuerKind::ClusterIssuer,
-            }),
-        }
-    }
-
-    fn internal(protocol: ExposeProtocol) -> Exposure {
-        Exposure::Internal { protocol }
-    }
-
-    fn identity() -> Identity {
-        Identity {
-            key: InstallationKey::of_test(),
-            owner: "Jane Doe".to_owned(),
-            created_by: "jane@laptop".to_owned(),
-        }
-    }
-
-    fn owner() -> Owner {
-        Owner { name: "kftray-expose-jane-1".to_owned(), uid: "job-uid".to_owned(), nonce: "12ab".to_owned() }
-    }
-
-    #[test]
-    fn objects() {
-        let mut told = String::new();
-        for offer in [
-            offer("internal-api", internal(ExposeProtocol::Http)),
-            offer("db", internal(ExposeProtocol::Tcp)),
-            offer("MyApp.Example.com", public(&[("nginx.ingress.kubernetes.io/proxy-body-size", "0")], true)),
-        ] {
-            let plan = Plan::new(offer.0, "shop", &offer.1).unwrap();
-            let objects = [Some(plan.service(&identity(), &owner())), plan.ingress(&identity(), &owner())];
-            for object in objects.into_iter().flatten() {
-                told.push_str(&super::super::yaml::to_yaml(&object));
-                told.push_str("---\n");
-            }
-            told.push_str(&format!("# {:?} {:?}\n", plan.urls(), plan.notes()));
-        }
-        insta::assert_snapshot!(told.replace(env!("CARGO_PKG_VERSION"), "VERSION"));
-    }
-
-    #[test]
-    fn names_that_cannot_be_are_told() {
-        for (name, exposure, words) in [
-            ("no-host", public(&[], false), "host name"),
-            ("a..b", public(&[], false), "host name"),
-            ("1abc", internal(ExposeProtocol::Http), "cannot be the name of a Service"),
-            ("", internal(ExposeProtocol::Http), "cannot be the name of a Service"),
-            ("my app", internal(ExposeProtocol::Http), "cannot be the name of a Service"),
-            ("web.shop", internal(ExposeProtocol::Http), "has a dot"),
-        ] {
-            let offer = offer(name, exposure);
-            let problem = Plan::new(offer.0, "shop", &offer.1)
-                .err()
-                .unwrap_or_else(|| panic!("{name} is taken for a name"));
-            assert_eq!(problem.code, Code::SpecInvalid);
-            assert!(problem.message.contains(words), "{}", problem.message);
-        }
-    }
-
-    #[test]
-    fn a_change_takes_away_what_is_not_wanted_any_more() {
-        let before = offer("a.example.com", public(&[("x/y", "1"), ("x/z", "2")], true));
-        let after = offer("a.example.com", public(&[("x/z", "3")], false));
-        let plan =
-            |wish: &Wish| Plan::new(wish.0, "shop", &wish.1).unwrap().ingress(&identity(), &owner()).unwrap();
-        let changes = changes(&plan(&before), &plan(&after));
-        assert_eq!(changes["metadata"]["annotations"]["x/y"], Value::Null);
-        assert!(changes["metadata"]["annotations"].get("x/y").is_some(), "null is said, not left out");
-        assert_eq!(changes["metadata"]["annotations"]["x/z"], "3");
-        assert_eq!(changes["metadata"]["annotations"]["cert-manager.io/cluster-issuer"], Value::Null);
-        assert_eq!(changes["spec"].get("tls"), Some(&Value::Null));
-        assert_eq!(changes["spec"]["ingressClassName"], "nginx");
-    }
-
-    #[test]
-    fn the_owner_of_a_taken_name_is_named() {
-        let cases = [
-            (
-                json!({"labels": {"app.kubernetes.io/managed-by": "kftray"}, "annotations": {"kftray.app/created-by": "bob@desk"}}),
-                "bob@desk",
-            ),
-            (json!({"annotations": {"meta.helm.sh/release-name": "shop"}}), "Helm release shop"),
-            (json!({"ownerReferences": [{"kind": "Gateway", "name": "g"}]}), "gateway g"),
-            (json!({"labels": {"app.kubernetes.io/managed-by": "argocd"}}), "argocd"),
-            (
-                json!({"managedFields": [{"manager": "kubectl-client-side-apply"}]}),
-                "kubectl-client-side-apply",
-            ),
-            (json!({}), "somebody else"),
-        ];
-        for (metadata, words) in cases {
-            let mut found = json!({"metadata": metadata});
-            found["metadata"]["name"] = json!("web");
-            found["metadata"]["namespace"] = json!("shop");
-            let problem = taken(SERVICES, &found);
-            assert_eq!(problem.code, Code::NameTaken);
-            assert!(
-                problem.message.contains(words) && problem.message.contains("service shop/web"),
-                "{problem}"
-            );
-        }
-    }
-
-    #[test]
-    fn only_the_same_installation_and_alias_are_own() {
-        let identity = identity();
-        let offer = offer("web", internal(ExposeProtocol::Http));
-        let service = Plan::new(offer.0, "shop", &offer.1).unwrap().service(&identity, &owner());
-        assert!(is_own(&service, &identity, "web"));
-        assert!(!is_own(&service, &identity, "web.example.com"), "the same Service name, another expose");
-        let other = Identity { key: InstallationKey::ephemeral(), ..identity };
-        assert!(!is_own(&service, &other, "web"));
-    }
 }

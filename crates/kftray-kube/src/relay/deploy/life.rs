@@ -82,14 +82,7 @@ enum End {
 
 impl Life {
     pub(super) fn new(cluster: Arc<Cluster>, namespace: &str, need: Need, shared: Shared) -> Self {
-        let link = Link {
-            id: cluster.id(),
-            client: cluster.client(),
-            default_namespace: cluster.default_namespace().into(),
-            runtime: Handle::current(),
-            timing: Timing::default(),
-            kick: shared.kick.clone(),
-        };
+        let link = link(&cluster, Handle::current(), shared.kick.clone());
         let purpose = match &need {
             Need::IfThere | Need::Create => Use::Forwards,
             Need::Expose(alias) => Use::Expose(alias.to_string()),
@@ -401,10 +394,19 @@ impl Life {
     }
 
     pub(super) fn watch<T: Object>(&self, kind: Kind, namespace: &str, scope: Scope) -> Followed<T> {
-        let registry = Registry::new(self.link.clone());
-        let key = FeedKey { kind, namespace: namespace.into(), scope, access: Access::Watch };
-        let feed = registry.open(&key);
-        Followed { subscription: feed.subscribe(""), _registry: registry, _feed: feed }
+        Followed::of(&self.link, kind, namespace, scope)
+    }
+}
+
+/// What watches of our own need.
+pub(super) fn link(cluster: &Cluster, runtime: Handle, kick: watch::Receiver<u64>) -> Link {
+    Link {
+        id: cluster.id(),
+        client: cluster.client(),
+        default_namespace: cluster.default_namespace().into(),
+        runtime,
+        timing: Timing::default(),
+        kick,
     }
 }
 
@@ -416,6 +418,13 @@ pub(super) struct Followed<T: Object> {
 }
 
 impl<T: Object> Followed<T> {
+    pub(super) fn of(link: &Link, kind: Kind, namespace: &str, scope: Scope) -> Self {
+        let registry = Registry::new(link.clone());
+        let key = FeedKey { kind, namespace: namespace.into(), scope, access: Access::Watch };
+        let feed = registry.open(&key);
+        Self { subscription: feed.subscribe(""), _registry: registry, _feed: feed }
+    }
+
     pub(super) fn view(&mut self) -> crate::resolve::feed::View<T> {
         self.subscription.view()
     }

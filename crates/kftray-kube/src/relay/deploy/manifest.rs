@@ -68,9 +68,10 @@ pub(super) mod env {
     pub(crate) const IDLE_EXIT: &str = "KFTRAY_IDLE_EXIT";
 }
 
-/// Seconds that a finished Job stays, for whoever wants to know why. With the idle exit of 120 s it keeps what the issue of
-/// this asks for: nothing is left 150 s after the client is gone.
-const TTL: u32 = 20;
+/// Seconds that a finished Job stays, for whoever wants to know why. Nothing shall be left 150 s after the client is gone, of
+/// which the idle exit takes 120; with 20 s the rest (a dead tunnel is kept for a second, the controllers take three) was too
+/// close.
+const TTL: u32 = 10;
 /// Requested and most memory: a relay with 1,000 streams takes some 16 MiB; eight times that is a leak.
 const MEMORY: (&str, &str) = ("16Mi", "128Mi");
 /// Requested CPU. There is no limit: the throttling of a limited relay is felt as latency by everybody behind it.

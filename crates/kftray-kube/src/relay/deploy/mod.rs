@@ -3,7 +3,7 @@
 //!
 //! Layers, each testable alone: `settings` and `manifest` (pure: what is wanted), `progress` and `refusal` (pure:
 //! what the cluster's answers mean), `api` (requests), `life` (one relay kept up), `installed` (one that is there for
-//! all), `expose` (Service and Ingress). Tokens come from `key`. What an administrator does by hand: `install`,
+//! all), `expose` (Service and Ingress), `outside` (what else the world needs to get in). Tokens come from `key`. What an administrator does by hand: `install`,
 //! `roles`, `inventory`.
 
 mod api;
@@ -15,6 +15,7 @@ mod key;
 mod life;
 mod manifest;
 mod merge;
+mod outside;
 mod progress;
 mod refusal;
 mod roles;
@@ -140,6 +141,8 @@ struct Inner {
     withdrawing: watch::Sender<usize>,
     /// What is exposed stays: another process of this installation goes on with it.
     leaves: AtomicBool,
+    /// How many exposes have objects in a cluster, those that are being deleted included.
+    exposed: watch::Sender<usize>,
     runtime: Handle,
     lives: Mutex<HashMap<Key, Running>>,
     tidying: Mutex<JoinSet<()>>,
@@ -164,6 +167,7 @@ impl Deploy {
             started: watch::Sender::new(0),
             withdrawing: watch::Sender::new(0),
             leaves: AtomicBool::new(false),
+            exposed: watch::Sender::new(0),
             runtime: Handle::current(),
             lives: Mutex::default(),
             tidying: Mutex::default(),
@@ -171,18 +175,24 @@ impl Deploy {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Resolves when nothing is left to be deleted: for the end of a program, after everything was dropped. Each deletion is
-    /// given up after 10 s.
+    /// Resolves when nothing is left to be deleted: for the end of a program, after everything was dropped (what an aborted
+    /// task holds is dropped a moment later, and waited for). Each deletion is given up after 10 s.
     pub async fn withdrawn(&self) {
         let mut withdrawing = self.inner.withdrawing.subscribe();
+        let mut exposed = self.inner.exposed.subscribe();
         loop {
-            let unused = |running: &Running| running.state.receiver_count() == 0;
-            let ending = lock(&self.inner.lives).values().any(unused);
-            if !ending && *withdrawing.borrow_and_update() == 0 {
+            let ends = |(_, _, need): &Key, running: &Running| {
+                matches!(need, Need::Expose(_)) || running.state.receiver_count() == 0
+            };
+            let ending = lock(&self.inner.lives).iter().any(|(key, running)| ends(key, running));
+            if !ending && *withdrawing.borrow_and_update() == 0 && *exposed.borrow_and_update() == 0 {
                 return;
             }
-            // Cannot fail: the sender is in `self`. Lives that end touch it, too.
-            let _never_closed = withdrawing.changed().await;
+            // Neither can fail: the senders are in `self`. Lives that end touch the first, too.
+            tokio::select! {
+                _ = withdrawing.changed() => {}
+                _ = exposed.changed() => {}
+            }
         }
     }
 
@@ -346,8 +356,23 @@ impl Relays for Deploy {
             })?;
             let api = Api::new(cluster.client(), &relay.namespace);
             let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
-            let guard = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
-            Ok(Exposed { port: EXPOSE_PORT, urls: made.urls, notes: made.notes, guard: Box::new(guard) })
+            inner.exposed.send_modify(|count| *count += 1);
+            let withdrawal = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
+            let (outside, watching) = match made.needs {
+                Some(needs) => {
+                    let link = life::link(&cluster, inner.runtime.clone(), inner.kick.subscribe());
+                    let (outside, task) = outside::follow(&link, needs).await;
+                    (outside, Some(task))
+                }
+                None => (watch::Sender::new(None).subscribe(), None),
+            };
+            Ok(Exposed {
+                port: EXPOSE_PORT,
+                urls: made.urls,
+                notes: made.notes,
+                outside,
+                guard: Box::new((withdrawal, watching)),
+            })
         }
         .boxed()
     }
@@ -370,14 +395,16 @@ impl Drop for Withdrawal {
     fn drop(&mut self) {
         let Some(inner) = self.inner.upgrade() else { return };
         if inner.leaves.load(Ordering::Relaxed) {
+            inner.exposed.send_modify(|count| *count -= 1);
             return;
         }
         let (api, owner) = (self.api.clone(), self.owner.clone());
-        let withdrawing = inner.withdrawing.clone();
+        let (withdrawing, exposed) = (inner.withdrawing.clone(), inner.exposed.clone());
         withdrawing.send_modify(|count| *count += 1);
         let work = async move {
             expose::remove(&api, &owner).await;
             withdrawing.send_modify(|count| *count -= 1);
+            exposed.send_modify(|count| *count -= 1);
         };
         let mut tidying = lock(&inner.tidying);
         while tidying.try_join_next().is_some() {}

@@ -56,7 +56,8 @@ impl Sheet {
             ],
             Self::Expose => &[
                 "Service and Ingress of an expose belong to the relay's Job; deleting that removes them, which is why `delete`",
-                "on services is not asked for. Leave the rule for ingresses out where nothing may be made public.",
+                "on services is not asked for. Leave the rule for ingresses out where nothing may be made public. A class that is",
+                "missing is told to those who may also list `ingressclasses`, which are the cluster's (a ClusterRole).",
             ],
         }
     }
@@ -122,8 +123,14 @@ impl Sheet {
             rules.push(Rule::new(
                 "networking.k8s.io",
                 &["ingresses"],
-                &["get", "create", "patch", "delete"],
+                &["get", "list", "watch", "create", "patch", "delete"],
                 "the name in the world (public exposes)",
+            ));
+            rules.push(Rule::new(
+                "cert-manager.io",
+                &["certificates"],
+                &["list", "watch"],
+                "optional: whether its certificate is issued, in cert-manager's own words",
             ));
         }
         rules.push(forward);

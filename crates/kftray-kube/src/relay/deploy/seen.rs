@@ -20,7 +20,20 @@ macro_rules! object {
     };
 }
 
-object!(Pod, Job, Event);
+object!(Pod, Job, Event, Ingress, Certificate, Named);
+
+impl Object for IngressClass {
+    fn meta(&self) -> &Meta {
+        &self.metadata.meta
+    }
+    fn meta_mut(&mut self) -> &mut Meta {
+        &mut self.metadata.meta
+    }
+    /// All of them concern everybody.
+    fn group(&self) -> &str {
+        ""
+    }
+}
 
 /// Metadata with everything that is written on the object.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
@@ -72,12 +85,12 @@ pub(super) struct Job {
 #[serde(default)]
 pub(super) struct JobStatus {
     #[serde(deserialize_with = "nullable")]
-    pub(super) conditions: Vec<JobCondition>,
+    pub(super) conditions: Vec<Condition>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct JobCondition {
+pub(super) struct Condition {
     #[serde(rename = "type")]
     pub(super) kind: String,
     pub(super) status: String,
@@ -105,6 +118,82 @@ impl Event {
         let times = [&self.last_timestamp, &self.event_time, &self.metadata.creation_timestamp];
         let time = times.into_iter().find(|time| !time.is_empty()).map_or("", String::as_str);
         time.get(.."2026-01-01T00:00:00".len()).unwrap_or(time)
+    }
+}
+
+/// `networking.k8s.io/v1` Ingress: where its controller serves it, once one does.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Ingress {
+    pub(super) metadata: Metadata,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) status: IngressStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct IngressStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) load_balancer: LoadBalancer,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct LoadBalancer {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) ingress: Vec<IngressAddress>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct IngressAddress {
+    pub(super) ip: String,
+    pub(super) hostname: String,
+}
+
+/// `networking.k8s.io/v1` IngressClass.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct IngressClass {
+    pub(super) metadata: Metadata,
+}
+
+/// `cert-manager.io/v1` Certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Certificate {
+    pub(super) metadata: Metadata,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) status: CertificateStatus,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CertificateStatus {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) conditions: Vec<Condition>,
+}
+
+/// An object of which only its being there counts.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Named {
+    pub(super) metadata: Metadata,
+}
+
+impl IngressClass {
+    /// Serves Ingresses that name no class.
+    pub(super) fn is_default(&self) -> bool {
+        let marked = self.metadata.annotations.get("ingressclass.kubernetes.io/is-default-class");
+        marked.is_some_and(|value| value == "true")
+    }
+}
+
+impl Certificate {
+    /// Whether it is issued, and what cert-manager says about it.
+    pub(super) fn ready(&self) -> (bool, &str) {
+        let condition = self.status.conditions.iter().find(|condition| condition.kind == "Ready");
+        condition.map_or((false, ""), |condition| (condition.status == "True", &condition.message))
     }
 }
 

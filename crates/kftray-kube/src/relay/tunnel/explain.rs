@@ -23,7 +23,7 @@ pub(super) fn refusal(target: &str, refusal: &Refusal) -> Problem {
             Problem::new(Code::HostTimedOut, told(format!("{target} did not answer the relay in time"), said))
         }
         RefusalKind::Unreachable => Problem::new(
-            Code::HostUnreachable,
+            Code::DestinationUnreachable,
             told(format!("no way leads from the relay to {target}"), said),
         ),
         RefusalKind::TooLarge => {
@@ -59,7 +59,7 @@ pub(super) fn broken(target: &str, kind: EndKind, said: &str) -> Problem {
             )
         }
         EndKind::Unreachable => Problem::new(
-            Code::HostUnreachable,
+            Code::DestinationUnreachable,
             told(format!("no way leads from the relay to {target}"), said),
         ),
         EndKind::TimedOut => {

@@ -200,7 +200,9 @@ impl Publisher {
         let mut greetings = FuturesUnordered::new();
         let mut lost = pin!(carrier.lost());
         let mut ended = pin!(control.ended());
-        self.tell(PublicationState::Up { urls: exposed.urls.clone(), notes: exposed.notes.clone() });
+        let mut outside = exposed.outside.clone();
+        outside.mark_changed();
+        let mut followed = true;
         loop {
             // While the engine takes none, none is taken from the carrier; the relay then holds them back.
             let room = self.inbound.max_capacity() > greetings.len();
@@ -215,6 +217,14 @@ impl Publisher {
                     }
                 },
                 Some(()) = greetings.next() => {}
+                changed = outside.changed(), if followed => {
+                    followed = changed.is_ok();
+                    // Whoever finds the way in is served, whatever keeps the others away.
+                    self.tell(match outside.borrow_and_update().clone() {
+                        Some(problem) => PublicationState::Pending(Some(problem)),
+                        None => PublicationState::Up { urls: exposed.urls.clone(), notes: exposed.notes.clone() },
+                    });
+                }
             }
         }
     }

@@ -11,7 +11,7 @@ use kftray_portforward::ports::{ClusterId, Condition, Endpoint, Resolution, Rout
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::tunnels::Tunnels;
+use super::tunnels::{Tunnel, Tunnels};
 use crate::cluster::{Cluster, ClusterState, Clusters};
 use crate::relay::{Need, RelayPod, RelayState, Relays};
 use crate::resolve::{Resolver, Way};
@@ -117,7 +117,7 @@ impl Follower {
             return self.publish(Resolution::Failed(Problem::new(Code::SpecInvalid, message)));
         };
         let namespace = self.namespace(cluster);
-        let _tunnel = self.means.tunnels.attach(cluster.id(), namespace, &relay);
+        let _tunnel = self.attach(cluster, &relay);
         let endpoint = Endpoint {
             cluster: cluster.id(),
             namespace: namespace.into(),
@@ -148,7 +148,7 @@ impl Follower {
 
     /// The pods of an object, once the relay is there.
     async fn object(&self, cluster: &Cluster, mut relay: watch::Receiver<RelayState>) {
-        let _tunnel = self.means.tunnels.attach(cluster.id(), self.namespace(cluster), &relay);
+        let _tunnel = self.attach(cluster, &relay);
         let mut pods = self.pods(true);
         loop {
             let next = {
@@ -194,6 +194,11 @@ impl Follower {
     fn relay(&self, need: Need) -> watch::Receiver<RelayState> {
         let target = &self.wanted.target;
         self.means.relays.follow(&target.cluster, target.namespace.as_deref(), need)
+    }
+
+    fn attach(&self, cluster: &Cluster, relay: &watch::Receiver<RelayState>) -> Arc<Tunnel> {
+        let Means { tunnels, .. } = &self.means;
+        tunnels.attach(cluster.id(), self.namespace(cluster), relay, self.wanted.protocol)
     }
 
     async fn direct(&self) {

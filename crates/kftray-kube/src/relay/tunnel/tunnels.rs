@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use kftray_commons::spec::Protocol;
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::{Channel, ClusterId, DatagramChannel, Dial, DialError, Endpoint, Warm};
 use kftray_relay_proto::hello::Purpose;
@@ -67,6 +68,8 @@ pub(crate) struct Tunnel {
     state: Mutex<State>,
     /// Counts openings, so that they go round the relay's pods.
     turn: AtomicUsize,
+    /// A forward of TCP goes by it; until one does, it is kept warm for UDP only.
+    carries_tcp: AtomicBool,
 }
 
 #[derive(Default)]
@@ -106,21 +109,27 @@ impl Tunnels {
         cluster: ClusterId,
         namespace: &str,
         relay: &watch::Receiver<RelayState>,
+        protocol: Protocol,
     ) -> Arc<Tunnel> {
         let mut tunnels = lock(&self.inner.tunnels);
         let key = (cluster, Arc::from(namespace));
-        if let Some(tunnel) = tunnels.get(&key).and_then(Weak::upgrade) {
-            return tunnel;
-        }
-        tunnels.retain(|_, tunnel| tunnel.strong_count() > 0);
-        let tunnel = Arc::new_cyclic(|me| Tunnel {
-            me: Weak::clone(me),
-            inner: Arc::clone(&self.inner),
-            relay: relay.clone(),
-            state: Mutex::default(),
-            turn: AtomicUsize::new(0),
+        let known = tunnels.get(&key).and_then(Weak::upgrade);
+        let tunnel = known.unwrap_or_else(|| {
+            tunnels.retain(|_, tunnel| tunnel.strong_count() > 0);
+            let tunnel = Arc::new_cyclic(|me| Tunnel {
+                me: Weak::clone(me),
+                inner: Arc::clone(&self.inner),
+                relay: relay.clone(),
+                state: Mutex::default(),
+                turn: AtomicUsize::new(0),
+                carries_tcp: AtomicBool::new(false),
+            });
+            tunnels.insert(key, Arc::downgrade(&tunnel));
+            tunnel
         });
-        tunnels.insert(key, Arc::downgrade(&tunnel));
+        if protocol == Protocol::Tcp {
+            tunnel.carries_tcp.store(true, Ordering::Relaxed);
+        }
         tunnel
     }
 
@@ -265,7 +274,7 @@ impl Tunnel {
         Err(nothing(Problem::new(Code::ConnectionLost, "no connection to the relay stays up")))
     }
 
-    /// A carrier of whichever kind; opens one if there is none.
+    /// A carrier of whichever kind; opens one of a kind that is wanted if there is none.
     async fn any(&self) -> Result<Arc<Carrier>, DialError> {
         let known = {
             let pods = self.pods()?;
@@ -274,7 +283,8 @@ impl Tunnel {
         };
         match known {
             Some(carrier) => Ok(carrier),
-            None => self.carrier(Kind::Tcp).await,
+            None if self.carries_tcp.load(Ordering::Relaxed) => self.carrier(Kind::Tcp).await,
+            None => self.carrier(Kind::Udp).await,
         }
     }
 

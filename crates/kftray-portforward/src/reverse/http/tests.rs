@@ -12,6 +12,7 @@ use crate::ports::Offer;
 fn offer(public: bool, access: Access) -> Offer {
     let exposure = match public {
         true => Exposure::Public {
+            protocol: ExposeProtocol::Http,
             ingress_class: None,
             annotations: std::collections::BTreeMap::new(),
             certificate: Some(Certificate { issuer: "x".into(), kind: IssuerKind::Issuer }),

@@ -3,7 +3,7 @@
 use std::num::NonZeroU16;
 use std::time::Duration;
 
-use kftray_commons::spec::{Expose, ExposeProtocol, Exposure};
+use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, Exposure, IssuerKind};
 use kftray_commons::{Access as Callers, ClusterRef, Code, ContextRef};
 use kftray_portforward::ports::Offer;
 use kftray_testkit::{FakeCluster, Kind, Rule, User};
@@ -334,6 +334,9 @@ async fn an_expose_is_made_moved_and_removed_with_its_relay() {
     assert_eq!(changed["metadata"]["uid"], service["metadata"]["uid"]);
 
     drop((relay, found));
+    // A task that was told to end and has not yet still holds it: it is waited for, or the program would leave it behind.
+    let early = tokio::time::timeout(Duration::from_millis(300), again.withdrawn()).await;
+    assert!(early.is_err(), "the expose is still there");
     drop(made);
     again.withdrawn().await;
     cluster
@@ -342,6 +345,45 @@ async fn an_expose_is_made_moved_and_removed_with_its_relay() {
         })
         .await
         .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_public_expose_lacks_is_told_as_the_objects_show_it() {
+    let (cluster, key) = (cluster().await, InstallationKey::ephemeral());
+    let deploy = deploy(&cluster, &key);
+    let mut offer = offer("app.example.com");
+    offer.expose.exposure = Exposure::Public {
+        protocol: ExposeProtocol::Http,
+        ingress_class: Some("nginx".to_owned()),
+        annotations: std::collections::BTreeMap::new(),
+        certificate: Some(Certificate { issuer: "letsencrypt".to_owned(), kind: IssuerKind::ClusterIssuer }),
+    };
+    let mut relay = follow(&deploy, Need::Expose("app.example.com".into()));
+    let pod = up(&mut relay).await.remove(0);
+    let made = deploy.expose(&pod, &offer).await.map_err(|problem| problem.to_string()).ok().unwrap();
+    let mut outside = made.outside.clone();
+    let mut lacks = async |code: Option<Code>| {
+        let told = outside.wait_for(|problem| problem.as_ref().map(|problem| problem.code) == code);
+        let told =
+            tokio::time::timeout(PATIENCE, told).await.unwrap_or_else(|_| panic!("{code:?}: not told"));
+        told.unwrap().as_ref().map(|problem| problem.message.clone()).unwrap_or_default()
+    };
+    let message = lacks(Some(Code::IngressClassMissing)).await;
+    assert!(message.contains("no ingress class `nginx`"), "{message}");
+
+    let class =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": {"name": "nginx"}});
+    cluster.create(class).unwrap();
+    let message = lacks(Some(Code::CertificatePending)).await;
+    assert!(message.contains("is not there; this cluster does not serve certificates"), "{message}");
+
+    let ingress = cluster.get(Kind::Ingress, NAMESPACE, "app").unwrap();
+    let secret = ingress["spec"]["tls"][0]["secretName"].as_str().unwrap();
+    let secret =
+        json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": NAMESPACE}});
+    cluster.create(secret).unwrap();
+    assert_eq!(lacks(None).await, "");
+    drop((relay, made));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -70,6 +70,24 @@ async fn callers_arrive_and_are_answered() {
     timeout(PATIENCE, objects.wait_for(|count| *count == 0)).await.expect("withdrawn").unwrap();
 }
 
+/// A certificate that is not issued, say: told, while whoever gets in is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_callers_away_is_told_and_those_who_come_are_served() {
+    let (rig, port, mut publication) = Rig::exposing().await;
+    up(&*publication).await;
+    let problem = Problem::new(Code::CertificatePending, "not issued yet");
+    rig.relays.outside.send_replace(Some(problem.clone()));
+    let mut state = publication.state();
+    let pending = PublicationState::Pending(Some(problem));
+    timeout(PATIENCE, state.wait_for(|state| *state == pending)).await.expect("told").unwrap();
+    let mut caller = TcpStream::connect((HOST, port)).await.unwrap();
+    caller.write_all(b"early").await.unwrap();
+    let mut inbound = accept(&mut *publication).await;
+    assert_eq!(take(&mut *inbound.channel, 5).await.unwrap(), b"early");
+    rig.relays.outside.send_replace(None);
+    up(&*publication).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_callers_at_once() {
     let (_rig, port, mut publication) = Rig::exposing().await;

@@ -66,6 +66,8 @@ struct FakeRelays {
     expose_port: Mutex<u16>,
     /// Counts objects of exposes that exist.
     objects: watch::Sender<usize>,
+    /// What keeps the callers of exposes away.
+    outside: watch::Sender<Option<Problem>>,
 }
 
 struct Withdrawal(watch::Sender<usize>);
@@ -91,6 +93,7 @@ impl Relays for FakeRelays {
             port: *self.expose_port.lock().unwrap(),
             urls: vec![format!("http://{}", offer.name)],
             notes: Vec::new(),
+            outside: self.outside.subscribe(),
             guard: Box::new(Withdrawal(self.objects.clone())),
         };
         async move { Ok(exposed) }.boxed()
@@ -143,6 +146,7 @@ impl Rig {
             doubts: watch::Sender::new(Vec::new()),
             expose_port: Mutex::new(0),
             objects: watch::Sender::new(0),
+            outside: watch::Sender::new(None),
         });
         let dial: Arc<dyn kftray_portforward::ports::Dial> = Arc::new(pool.clone());
         let tunnels = Tunnels::new(dial, Arc::clone(&relays) as Arc<dyn Relays>, "test".to_owned());

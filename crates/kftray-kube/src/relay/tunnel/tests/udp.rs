@@ -46,6 +46,23 @@ async fn datagrams_of_every_size_stay_whole() {
     assert_eq!(flow.dropped(), 1, "what is no datagram");
 }
 
+/// One carrier is enough for UDP, whatever keeps it warm; TCP brings its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn udp_alone_opens_no_carrier_for_tcp() {
+    let mut rig = Rig::new().await;
+    let echo = rig.udp_echo().await;
+    let endpoint = rig.endpoint(Protocol::Udp, echo).await;
+    let _warm = timeout(PATIENCE, rig.tunnels.warm(&endpoint)).await.unwrap().unwrap();
+    let mut flow = rig.flow(echo).await;
+    flow.send(Bytes::from_static(b"hello"));
+    assert_eq!(receive(&mut *flow).await.unwrap().unwrap(), &b"hello"[..]);
+    assert_eq!(rig.carriers.load(Ordering::SeqCst), 1);
+    let web = rig.echo().await;
+    let mut channel = rig.dial(HOST, web, b"hello").await.unwrap();
+    assert_eq!(take(&mut *channel, 5).await.unwrap(), b"hello");
+    assert_eq!(rig.carriers.load(Ordering::SeqCst), 2);
+}
+
 /// Each flow has a socket of its own in the cluster: an answer finds its way back, and only that way.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flows_do_not_mix_and_what_is_lost_is_counted() {
