@@ -28,7 +28,7 @@ The older one is built once and kept in the cache. What was found last is in doc
 #[derive(Args)]
 #[command(after_help = HELP)]
 pub(crate) struct Compat {
-    /// The older one: a tag, branch or commit [default: the newest release, before the first one 109c093]
+    /// The older one: a tag, branch or commit [default: the newest release; 109c093 while there is none]
     #[arg(long, value_name = "REV")]
     old: Option<String>,
     /// Leave the cluster up, for the next run or a look at it

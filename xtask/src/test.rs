@@ -20,8 +20,8 @@ Examples:
   cargo xtask test --e2e liveness            the end-to-end tests of that name
   cargo xtask test --e2e --profile old       on Kubernetes 1.30 (its first build takes five minutes)
 
-It runs `cargo xtask setup` first. For one crate `cargo nextest run -p CRATE` is enough. When a test on a
-cluster fails, the cluster's logs are kept in target/e2e-logs.";
+It runs `cargo xtask setup` first. For one crate `cargo nextest run -p CRATE` is enough. When a
+test on a cluster fails, the cluster's logs are kept in target/e2e-logs.";
 
 /// Which tests.
 #[derive(Args)]

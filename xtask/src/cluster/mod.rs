@@ -38,8 +38,8 @@ Examples:
   cargo xtask cluster fault drop      and `undrop`; `mend` ends every fault
   cargo xtask cluster down
 
-Up takes 10 to 15 s; the very first one builds Kubernetes from source, some minutes. Several clusters run
-side by side under names of their own (--name). testcluster/README.md says how it is made.";
+Up takes 10 to 15 s; the very first one builds Kubernetes from source, some minutes. Several
+clusters run side by side under names of their own (--name). testcluster/README.md says more.";
 
 /// The only node's name.
 const NODE: &str = "node1";
