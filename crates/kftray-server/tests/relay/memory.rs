@@ -18,7 +18,7 @@ use crate::{SOON, health};
 /// MiB. An idle relay takes less than half of it, also unoptimised.
 const LIMIT: u64 = 24;
 
-/// Each holds a record of 64 KiB in the relay once its window is full: far more than the limit.
+/// Each holds a record of 60 KiB in the relay once its window is full: far more than the limit.
 const STREAMS: usize = 500;
 
 /// More than a window and a record.
