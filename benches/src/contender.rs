@@ -32,11 +32,13 @@ pub enum Kind {
     OursRelay,
     /// No Kubernetes: TLS to the node, then the pod (`floor`).
     Floor,
+    /// The same without TLS.
+    Plain,
 }
 
 impl Kind {
     /// Every contender, in the order of the table.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::KubectlWebSocket,
         Self::KubectlSpdy,
         Self::PlainKube,
@@ -45,6 +47,7 @@ impl Kind {
         Self::OursSpdy,
         Self::OursRelay,
         Self::Floor,
+        Self::Plain,
     ];
 
     /// Column title.
@@ -59,6 +62,7 @@ impl Kind {
             Self::OursSpdy => "ours SPDY",
             Self::OursRelay => "ours relay",
             Self::Floor => "floor",
+            Self::Plain => "plain TCP",
         }
     }
 }
@@ -84,6 +88,8 @@ pub struct Setting {
     pub programs: PathBuf,
     /// Where the floor's far end listens: echo and HTTP, and the certificate it shows.
     pub floor: Option<FloorEnd>,
+    /// The same without TLS.
+    pub plain: Option<FloorEnd>,
 }
 
 /// The far end of the floor.
@@ -93,7 +99,7 @@ pub struct FloorEnd {
     pub echo: String,
     /// Its address for the HTTP port.
     pub http: String,
-    /// Its certificate.
+    /// Its certificate; `-` for none.
     pub certificate: PathBuf,
 }
 
@@ -242,8 +248,9 @@ fn spawn(kind: Kind, setting: &Setting, ports: Ports, home: &Path) -> Result<Chi
                 .args([&service, &echo, &http]);
             command
         }
-        Kind::Floor => {
-            let end = setting.floor.as_ref().context("the floor's far end does not run")?;
+        Kind::Floor | Kind::Plain => {
+            let end = if kind == Kind::Floor { &setting.floor } else { &setting.plain };
+            let end = end.as_ref().context("the floor's far end does not run")?;
             let mut command = Command::new(setting.programs.join("floor"));
             command
                 .arg("near")

@@ -13,7 +13,7 @@ mod relay;
 mod udp;
 mod window;
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -111,12 +111,18 @@ async fn main() -> Result<()> {
             let directory = tempfile::tempdir()?;
             let programs = std::env::current_exe()?.parent().context("a directory")?.to_path_buf();
             let kubectl_at = kubectl.clone();
-            let floor = match Some(node_namespace).filter(|path| added_rtt == 0 && path.exists()) {
-                Some(namespace) => Some(
-                    far_end(&namespace, &programs, directory.path(), &kubectl, &arguments.kubeconfig).await?,
-                ),
-                None => None,
-            };
+            let (mut floor, mut plain) = (None, None);
+            if added_rtt == 0 && node_namespace.exists() {
+                let pod = pod_of(&kubectl, &arguments.kubeconfig).await?;
+                let node = server_of(&kubectl, &arguments.kubeconfig).await?.address.ip();
+                let certificate = directory.path().join("floor.der");
+                for (end, certificate, first_port) in
+                    [(&mut floor, certificate, FLOOR_PORT), (&mut plain, PathBuf::from("-"), FLOOR_PORT + 2)]
+                {
+                    let far = FarEnd { node, pod: &pod, certificate, first_port };
+                    *end = Some(far.start(&node_namespace, &programs).await?);
+                }
+            }
             let server = server_of(&kubectl, &arguments.kubeconfig).await?;
             let (kubeconfig, _delay) = if added_rtt == 0 {
                 (arguments.kubeconfig.clone(), None)
@@ -140,6 +146,7 @@ async fn main() -> Result<()> {
                 reference,
                 programs,
                 floor: floor.as_ref().map(|(end, _)| end.clone()),
+                plain: plain.as_ref().map(|(end, _)| end.clone()),
             };
             let text = speed(&setting, rounds, added_rtt, &Choice { only, load }, json.as_deref()).await?;
             println!("{text}");
@@ -189,6 +196,7 @@ async fn speed(
         let there = match kind {
             Kind::Reference => setting.reference.is_some(),
             Kind::Floor => setting.floor.is_some(),
+            Kind::Plain => setting.plain.is_some(),
             Kind::KubectlWebSocket
             | Kind::KubectlSpdy
             | Kind::PlainKube
@@ -318,44 +326,49 @@ async fn kubectl_output(kubectl: &Path, kubeconfig: &Path, arguments: &[&str]) -
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// Starts the floor's far end in the node's network namespace.
-async fn far_end(
-    namespace: &Path,
-    programs: &Path,
-    directory: &Path,
-    kubectl: &Path,
-    kubeconfig: &Path,
-) -> Result<(FloorEnd, Child)> {
-    let pod = kubectl_output(
-        kubectl,
-        kubeconfig,
-        &["-n", NAMESPACE, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"],
-    )
-    .await?;
-    let node = server_of(kubectl, kubeconfig).await?.address.ip();
-    let certificate = directory.join("floor.der");
-    // Above the range of NodePorts and below that of ephemeral ports.
-    let (echo, http) = (32_768 - 2, 32_768 - 1);
-    let mut command = Command::new("nsenter");
-    command
-        .arg(format!("--net={}", namespace.display()))
-        .arg(programs.join("floor"))
-        .arg("far")
-        .arg(&certificate);
-    command
-        .args([format!("{echo}={pod}:9000"), format!("{http}={pod}:8080")])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let child = command.spawn().context("nsenter")?;
-    // The certificate is written before it listens.
-    tokio::time::timeout(Duration::from_secs(10), async {
-        while tokio::net::TcpStream::connect((node, http)).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    })
-    .await
-    .context("the floor's far end does not listen")?;
-    Ok((FloorEnd { echo: format!("{node}:{echo}"), http: format!("{node}:{http}"), certificate }, child))
+/// An address of the fixture.
+async fn pod_of(kubectl: &Path, kubeconfig: &Path) -> Result<String> {
+    let wanted = ["-n", NAMESPACE, "get", "pods", "-l", "app=web", "-o", "jsonpath={.items[0].status.podIP}"];
+    kubectl_output(kubectl, kubeconfig, &wanted).await
+}
+
+/// The first of four ports of the far ends: above the range of NodePorts and below that of ephemeral ports.
+const FLOOR_PORT: u16 = 32_768 - 4;
+
+/// A far end of the floor, on the node.
+struct FarEnd<'a> {
+    node: IpAddr,
+    pod: &'a str,
+    /// Is written; `-` for none.
+    certificate: PathBuf,
+    first_port: u16,
+}
+
+impl FarEnd<'_> {
+    /// Starts it in the node's network namespace.
+    async fn start(self, namespace: &Path, programs: &Path) -> Result<(FloorEnd, Child)> {
+        let (echo, http) = (self.first_port, self.first_port + 1);
+        let mut command = Command::new("nsenter");
+        command
+            .arg(format!("--net={}", namespace.display()))
+            .arg(programs.join("floor"))
+            .arg("far")
+            .arg(&self.certificate)
+            .args([format!("{echo}={}:9000", self.pod), format!("{http}={}:8080", self.pod)])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        let child = command.spawn().context("nsenter")?;
+        // The certificate is written before it listens.
+        tokio::time::timeout(Duration::from_secs(10), async {
+            while tokio::net::TcpStream::connect((self.node, http)).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .context("the floor's far end does not listen")?;
+        let at = |port: u16| format!("{}:{port}", self.node);
+        Ok((FloorEnd { echo: at(echo), http: at(http), certificate: self.certificate }, child))
+    }
 }
 
 /// Used by [`idle`] too.

@@ -1,7 +1,7 @@
 //! The floor of the benchmarks: no Kubernetes, no multiplexing, only TLS to the node and plain TCP from there to the pod.
 //!
 //! `floor far CERTIFICATE PORT=TARGET...` runs on the node and writes its certificate; `floor near CERTIFICATE PORT=TARGET...` listens on 127.0.0.1 and
-//! trusts just that certificate.
+//! trusts just that certificate. With `-` for a certificate both ends do without TLS: what two forwarders cost that do nothing but copy.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,6 +23,7 @@ const BUFFER: usize = 64 << 10;
 enum Side {
     Near(TlsConnector),
     Far(TlsAcceptor),
+    Plain,
 }
 
 #[tokio::main]
@@ -35,6 +36,8 @@ async fn main() -> Result<()> {
     let (side, certificate) =
         (arguments.next().context("near or far")?, arguments.next().context("CERTIFICATE")?);
     let (side, listen_on) = match side.as_str() {
+        "near" if certificate == "-" => (Side::Plain, "127.0.0.1"),
+        "far" if certificate == "-" => (Side::Plain, "0.0.0.0"),
         "near" => (Side::Near(near(Path::new(&certificate))?), "127.0.0.1"),
         "far" => (Side::Far(far(Path::new(&certificate))?), "0.0.0.0"),
         other => bail!("near or far, not {other}"),
@@ -93,6 +96,9 @@ async fn forward(mut client: TcpStream, side: Side, target: String) -> Result<()
         Side::Far(acceptor) => {
             let mut tls = acceptor.accept(client).await?;
             copy_bidirectional_with_sizes(&mut tls, &mut server, BUFFER, BUFFER).await?;
+        }
+        Side::Plain => {
+            copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER, BUFFER).await?;
         }
     }
     Ok(())

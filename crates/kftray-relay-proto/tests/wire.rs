@@ -61,6 +61,10 @@ fn old_and_new_agree_on_the_highest_common_version() {
         ((1, 1), (1, 1), 1),
         ((1, 1), (1, 3), 1),
         ((1, 3), (1, 1), 1),
+        // The first bump: a new client and an old relay, and the reverse.
+        ((1, 2), (1, 1), 1),
+        ((1, 1), (1, 2), 1),
+        ((1, 2), (1, 2), 2),
         ((2, 5), (1, 3), 3),
         ((1, 3), (2, 5), 3),
         ((3, 3), (1, 9), 3),
@@ -73,7 +77,9 @@ fn old_and_new_agree_on_the_highest_common_version() {
 
 #[test]
 fn disjoint_ranges_are_refused_with_the_relays_range() {
-    for (client, server) in [((1, 1), (2, 3)), ((4, 6), (2, 3)), ((3, 2), (1, 9))] {
+    for (client, server) in
+        [((1, 1), (2, 2)), ((2, 2), (1, 1)), ((1, 1), (2, 3)), ((4, 6), (2, 3)), ((3, 2), (1, 9))]
+    {
         let (outcome, verdict) = shake(&hello(client.0, client.1), &relay(server.0, server.1));
         let Err(HandshakeError::Refused { refusal, versions }) = outcome else { panic!("{outcome:?}") };
         assert_eq!(refusal.kind, RefusalKind::Version);

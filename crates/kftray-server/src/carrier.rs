@@ -95,7 +95,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut socket: TcpStream, peer: SocketAd
         info!(%peer, "up");
         let _live = core.metrics.carrier(hello.purpose);
         let _counted = Counted::new(&core.tunnels);
-        let carrier = Carrier::new(socket, input, Mode::Server, Instant::now());
+        let carrier = Carrier::new(socket, &input, Mode::Server, Instant::now());
         let why = Driver::new(&core, hello.token.hash(), carrier).run().await;
         info!(why, "down");
     }
@@ -185,7 +185,7 @@ fn overload(core: &Core) -> Option<Refusal> {
 /// yamux and the streams on it.
 struct Driver<'a> {
     core: &'a Arc<Core>,
-    carrier: Carrier<TcpStream>,
+    carrier: Carrier,
     tunnel: Arc<Tunnel>,
     gone: watch::Sender<bool>,
     requests: mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
@@ -201,7 +201,7 @@ enum Event {
 }
 
 impl<'a> Driver<'a> {
-    fn new(core: &'a Arc<Core>, owner: TokenHash, carrier: Carrier<TcpStream>) -> Self {
+    fn new(core: &'a Arc<Core>, owner: TokenHash, carrier: Carrier) -> Self {
         let (opener, requests) = mpsc::channel(REQUESTS);
         let gone = watch::Sender::new(false);
         let tunnel = Arc::new(Tunnel {
@@ -226,7 +226,10 @@ impl<'a> Driver<'a> {
             }
             let Self { core, carrier, requests, waiting, streams, tunnel, .. } = &mut self;
             tokio::select! {
-                event = poll_fn(|cx| poll(carrier, requests, waiting, cx)) => match event {
+                event = poll_fn(|cx| {
+                    core.bounds.relieve(Instant::now());
+                    poll(carrier, requests, waiting, cx)
+                }) => match event {
                     Event::Stream(stream) => self.take(stream),
                     Event::Ended(why) => break why,
                 },
@@ -257,7 +260,7 @@ impl<'a> Driver<'a> {
 
 /// Serves requests for streams to the client, then waits for the client's next stream.
 fn poll(
-    carrier: &mut Carrier<TcpStream>,
+    carrier: &mut Carrier,
     requests: &mut mpsc::Receiver<oneshot::Sender<yamux::Stream>>,
     waiting: &mut Option<oneshot::Sender<yamux::Stream>>,
     cx: &mut Context<'_>,

@@ -168,9 +168,7 @@ fn refusal(target: &Target, address: SocketAddr, error: &io::Error) -> Refusal {
         io::ErrorKind::HostUnreachable
         | io::ErrorKind::NetworkUnreachable
         | io::ErrorKind::AddrNotAvailable
-        | io::ErrorKind::NetworkDown => {
-            (RefusalKind::Unreachable, format!("{who}: {error}"))
-        }
+        | io::ErrorKind::NetworkDown => (RefusalKind::Unreachable, format!("{who}: {error}")),
         io::ErrorKind::PermissionDenied => {
             (RefusalKind::Unreachable, format!("the relay's node does not let it reach {who}: {error}"))
         }

@@ -23,6 +23,7 @@ mod kept;
 mod limits;
 mod metrics;
 mod page;
+mod stalls;
 mod stream;
 mod tcp;
 mod udp;

@@ -18,7 +18,7 @@ use kftray_server::resolve::Names;
 use kftray_server::settings::Settings;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -59,14 +59,8 @@ fn variable(name: &str) -> Option<String> {
 
 fn serve() -> Result<()> {
     let filter = variable("KFTRAY_LOG").or_else(|| variable("RUST_LOG"));
-    let filter: Targets = filter
-        .as_deref()
-        .unwrap_or(LOG)
-        .to_lowercase()
-        .parse()
-        .unwrap_or_else(|_| Targets::new().with_default(tracing::Level::INFO));
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
-    tracing_subscriber::registry().with(layer).with(filter).init();
+    tracing_subscriber::registry().with(layer).with(log_filter(filter.as_deref().unwrap_or(LOG))).init();
     // One thread: the relay moves bytes, and its pod has a few milli-CPU. It never waits for anything but sockets.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -83,6 +77,16 @@ fn serve() -> Result<()> {
         info!(?ended, "bye");
         Ok(())
     })
+}
+
+/// What is logged. A level alone means this program: at "debug", which other clients' manifests set, the resolver would tell
+/// every packet.
+fn log_filter(text: &str) -> Targets {
+    let text = text.trim().to_lowercase();
+    match text.parse::<LevelFilter>() {
+        Ok(level) => Targets::new().with_default(level.min(LevelFilter::INFO)).with_target("kftray", level),
+        Err(_) => text.parse().unwrap_or_else(|_| Targets::new().with_default(LevelFilter::INFO)),
+    }
 }
 
 /// Done at SIGTERM or SIGINT. As process 1 of a container the program has no default reaction to either.
@@ -118,4 +122,20 @@ fn healthcheck() -> Result<()> {
     }
     println!("ok");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_alone_is_this_programs() {
+        let logs =
+            |filter: &str, target: &str| log_filter(filter).would_enable(target, &tracing::Level::DEBUG);
+        assert!(logs("DEBUG", "kftray_server::legacy"));
+        assert!(!logs("DEBUG", "hickory_net"));
+        assert!(logs("hickory_net=debug", "hickory_net"));
+        assert!(!logs("kftray=loud", "kftray_server") && !logs(LOG, "kftray_server"));
+        assert!(log_filter("kftray=loud").would_enable("kftray_server", &tracing::Level::INFO));
+    }
 }

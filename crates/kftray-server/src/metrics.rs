@@ -19,8 +19,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     carriers: Gauges,
     strangers: Counters,
-    streams: Gauges,
-    opens: Counters,
+    /// Streams that are open and that were asked for, by [`Kind`]: looked up once, since they count every connection.
+    streams: [(Gauge, Counter<u64, AtomicU64>); Kind::ALL.len()],
     refusals: Counters,
     pub(crate) to_cluster: Counter,
     pub(crate) to_client: Counter,
@@ -42,6 +42,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    const ALL: [Self; 4] = [Self::Tcp, Self::Udp, Self::Listen, Self::Incoming];
+
     fn as_str(self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
@@ -79,11 +81,18 @@ impl Metrics {
                 metric
             }};
         }
+        let (open, opens): (Gauges, Counters) = (
+            registered!("streams", "Streams that are open"),
+            registered!("opens", "Streams that clients or callers asked for"),
+        );
+        let streams = Kind::ALL.map(|kind| {
+            let label = vec![("kind", kind.as_str())];
+            (open.get_or_create(&label).clone(), opens.get_or_create(&label).clone())
+        });
         Self {
             carriers: registered!("tunnels", "Tunnels that are up"),
             strangers: registered!("hellos_refused", "Connections to the tunnel port that were turned away"),
-            streams: registered!("streams", "Streams that are open"),
-            opens: registered!("opens", "Streams that clients or callers asked for"),
+            streams,
             refusals: registered!("refusals", "Opens that were refused"),
             to_cluster: registered!("bytes_to_cluster", "Payload bytes from clients"),
             to_client: registered!("bytes_to_client", "Payload bytes to clients"),
@@ -105,9 +114,15 @@ impl Metrics {
     }
 
     pub(crate) fn stream(&self, kind: Kind) -> Live {
-        let label = vec![("kind", kind.as_str())];
-        self.opens.get_or_create(&label).inc();
-        Live::new(&self.streams.get_or_create(&label))
+        let [tcp, udp, listen, incoming] = &self.streams;
+        let (open, opens) = match kind {
+            Kind::Tcp => tcp,
+            Kind::Udp => udp,
+            Kind::Listen => listen,
+            Kind::Incoming => incoming,
+        };
+        opens.inc();
+        Live::new(open)
     }
 
     /// Somebody at the tunnel port was turned away.

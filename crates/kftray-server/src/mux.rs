@@ -1,50 +1,72 @@
 //! yamux over one carrier: batched writes, buffered reads, and the time the other side was last heard.
 //!
 //! The `yamux` crate writes each frame's header and body by themselves and flushes after each frame, and reads headers in
-//! pieces of 12 bytes. [`Carrier`] puts buffers in between: all frames of one poll leave in one write.
+//! pieces of 12 bytes. [`Carrier`] puts buffers in between: all small frames of one poll leave in one write. Large bodies pass
+//! the buffers by, in both directions: they go with the system call that moves what lies before and behind them.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
 use futures::io::{AsyncRead as FuturesRead, AsyncWrite as FuturesWrite};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::Instant;
-use tokio_util::io::poll_read_buf;
+use kftray_relay_proto::pings::Pings;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 use yamux::{ConnectionError, Mode};
 
-/// Bytes that wait for one write. Four full frames of 16 KiB: what a socket takes at once, and little against what a
-/// client's streams may hold.
+/// Largest body of a frame that is sent, and so the largest record (65,509 bytes with its header). Nearly twice what the
+/// container runtime copies at once: below it the relay's own system calls cost more than they need, above it small frames
+/// only wait longer.
+pub(crate) const FRAME: usize = 60 * 1024;
+
+/// Bytes of small frames that wait for one write: some hundred of them, and little against what a client's streams may hold.
 const WRITE_BUFFER: usize = 64 * 1024;
 
-/// Bytes read at once.
-const READ_BUFFER: usize = 64 * 1024;
+/// Bytes read ahead: some hundred small frames.
+const READ_BUFFER: usize = 16 * 1024;
 
-/// What all streams of a carrier together may receive beyond 256 KiB each, when yamux finds a long fat path.
-const WINDOW_GROWTH: usize = 32 * 1024 * 1024;
+/// A body from this size on is not copied through the buffers: a copy of less is cheaper than a system call of its own.
+const DIRECT: usize = 4 * 1024;
+
+/// What all streams of a carrier together may receive beyond 256 KiB each, when yamux finds a long fat path: what one upload
+/// needs at 80 MB/s over 100 ms, and little enough for a container of 128 MiB with several clients.
+const WINDOW_GROWTH: usize = 8 * 1024 * 1024;
 
 /// Streams that yamux itself takes before it ends the connection. Out of reach: the relay refuses streams beyond its own
 /// limit one by one, with a reason, and the others go on.
 const YAMUX_STREAMS: usize = 1 << 20;
 
-/// yamux over `S`.
-pub struct Carrier<S> {
-    yamux: yamux::Connection<Io<S>>,
-    io: Io<S>,
+/// yamux over a TCP connection.
+pub struct Carrier {
+    yamux: yamux::Connection<Io>,
+    io: Io,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
+impl Carrier {
     /// Begins yamux on a socket; `leftover` was read behind the hello.
-    pub fn new(socket: S, leftover: BytesMut, mode: Mode, now: Instant) -> Self {
-        let buffers = Buffers { socket, read: leftover, write: BytesMut::new(), heard: now };
+    pub fn new(socket: TcpStream, leftover: &[u8], mode: Mode, now: Instant) -> Self {
+        let mut read = leftover.to_vec();
+        read.resize(READ_BUFFER.max(leftover.len()), 0);
+        let buffers = Buffers {
+            socket,
+            read,
+            begin: 0,
+            end: leftover.len(),
+            write: BytesMut::new(),
+            pings: Pings::default(),
+            ping_due: None,
+            heard: now,
+        };
         let io = Io(Arc::new(Mutex::new(buffers)));
         let mut config = yamux::Config::default();
         config.set_max_connection_receive_window(None);
         config.set_max_num_streams(YAMUX_STREAMS);
         let windows = YAMUX_STREAMS * yamux::DEFAULT_CREDIT as usize;
         config.set_max_connection_receive_window(windows.checked_add(WINDOW_GROWTH));
+        config.set_split_send_size(FRAME);
         Self { yamux: yamux::Connection::new(io.clone(), config, mode), io }
     }
 
@@ -78,16 +100,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Carrier<S> {
     }
 }
 
-struct Buffers<S> {
-    socket: S,
-    read: BytesMut,
+struct Buffers {
+    socket: TcpStream,
+    /// What was read ahead lies in `begin..end`.
+    read: Vec<u8>,
+    begin: usize,
+    end: usize,
     write: BytesMut,
+    pings: Pings,
+    /// When the ping that is held back is due.
+    ping_due: Option<Pin<Box<Sleep>>>,
     heard: Instant,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Buffers<S> {
+impl Buffers {
     /// Hands everything that waits to the socket.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ping_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
+            && let Some(ping) = self.pings.release()
+        {
+            self.ping_due = None;
+            self.write.extend_from_slice(&ping);
+        }
         while !self.write.is_empty() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.write))?;
             if written == 0 {
@@ -95,53 +129,95 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Buffers<S> {
             }
             self.write.advance(written);
         }
-        Pin::new(&mut self.socket).poll_flush(cx)
+        Poll::Ready(Ok(()))
     }
 
+    /// Writes what waits and `bytes` behind it; says how many of `bytes` were taken.
+    fn poll_write_through(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        loop {
+            let both = [IoSlice::new(&self.write), IoSlice::new(bytes)];
+            let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &both))?;
+            let waited = self.write.len();
+            self.write.advance(written.min(waited));
+            if written == 0 || written > waited {
+                // Nothing at all makes yamux say so.
+                return Poll::Ready(Ok(written.saturating_sub(waited)));
+            }
+        }
+    }
+
+    /// Reads ahead.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.read.reserve(READ_BUFFER);
-        ready!(poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.read))?;
+        let mut space = ReadBuf::new(&mut self.read);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut space))?;
+        (self.begin, self.end) = (0, space.filled().len());
         self.heard = Instant::now();
         Poll::Ready(Ok(()))
+    }
+
+    /// Fills `out` first and reads ahead with what follows. Nothing must be there that was read before.
+    fn poll_read_through(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
+        loop {
+            ready!(self.socket.poll_read_ready(cx))?;
+            let mut both = [IoSliceMut::new(out), IoSliceMut::new(&mut self.read)];
+            match self.socket.try_read_vectored(&mut both) {
+                Ok(length) => {
+                    self.heard = Instant::now();
+                    (self.begin, self.end) = (0, length.saturating_sub(out.len()));
+                    return Poll::Ready(Ok(length.min(out.len())));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
     }
 }
 
 /// The socket as yamux sees it; shared with [`Carrier`], which decides when buffers are flushed.
-struct Io<S>(Arc<Mutex<Buffers<S>>>);
+#[derive(Clone)]
+struct Io(Arc<Mutex<Buffers>>);
 
-impl<S> Clone for Io<S> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<S> Io<S> {
-    fn lock(&self) -> MutexGuard<'_, Buffers<S>> {
+impl Io {
+    fn lock(&self) -> MutexGuard<'_, Buffers> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> FuturesRead for Io<S> {
+impl FuturesRead for Io {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<io::Result<usize>> {
         let mut buffers = self.lock();
-        if buffers.read.is_empty() {
+        if buffers.begin == buffers.end {
+            if out.len() >= DIRECT {
+                return buffers.poll_read_through(cx, out);
+            }
             ready!(buffers.poll_fill(cx))?;
         }
-        let length = buffers.read.len().min(out.len());
-        if let (Some(to), Some(from)) = (out.get_mut(..length), buffers.read.get(..length)) {
+        let there = buffers.read.get(buffers.begin..buffers.end).unwrap_or_default();
+        let length = there.len().min(out.len());
+        if let (Some(to), Some(from)) = (out.get_mut(..length), there.get(..length)) {
             to.copy_from_slice(from);
         }
-        buffers.read.advance(length);
+        buffers.begin += length;
         Poll::Ready(Ok(length))
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> FuturesWrite for Io<S> {
+impl FuturesWrite for Io {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut buffers = self.lock();
+        if bytes.len() >= DIRECT {
+            let written = ready!(buffers.poll_write_through(cx, bytes))?;
+            buffers.pings.passed(bytes.get(..written).unwrap_or_default());
+            return Poll::Ready(Ok(written));
+        }
         if buffers.write.len() >= WRITE_BUFFER {
             ready!(buffers.poll_drain(cx))?;
         }
+        if buffers.pings.hold(bytes) {
+            buffers.ping_due = Some(Box::pin(sleep(Pings::HOLD)));
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        buffers.pings.passed(bytes);
         buffers.write.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -13,17 +13,24 @@ use kftray_relay_proto::open::{Policy, Reply, Target};
 use kftray_relay_proto::reason::{EndKind, Refusal, RefusalKind};
 use kftray_relay_proto::record::{DATA_HEADER, Decoder, Record, data_header};
 use socket2::SockRef;
-use tokio::io::AsyncWrite as _;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 use crate::dial;
 use crate::kept::Kept;
+use crate::limits::Bounds;
 use crate::metrics::Metrics;
+use crate::mux::FRAME;
 use crate::relay::Core;
+use crate::stalls::Stall;
 use crate::stream::{Dialled, refuse, while_dialling};
 
-/// One record with its header is one yamux frame: `yamux` cuts at 16 KiB.
-pub(crate) const RECORD: usize = 16 * 1024;
+/// One record with its header is one frame.
+pub(crate) const RECORD: usize = FRAME;
+
+/// Where there is no memory, targets are not read for so long: streams that are stuck are given up meanwhile.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Buffers that are kept for the next read. Reads happen one at a time; more are out only while streams are blocked.
 const KEPT_BUFFERS: usize = 16;
@@ -87,6 +94,15 @@ pub(crate) struct Pump<'a> {
     reply: Option<BytesMut>,
     /// What a caller has sent, as long as another client may have it instead.
     kept: Option<Kept>,
+    bounds: &'a Bounds,
+    /// The target is not read for a while.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Since the last poll.
+    moved_up: bool,
+    moved_down: bool,
+    /// Bytes for the socket, or for the client, that are not taken.
+    stuck_up: Option<Stall<'a>>,
+    stuck_down: Option<Stall<'a>>,
 }
 
 /// A record on its way to the client.
@@ -157,6 +173,12 @@ impl<'a> Pump<'a> {
             down: Down::Open,
             reply: None,
             kept: None,
+            bounds: &core.bounds,
+            pause: None,
+            moved_up: false,
+            moved_down: false,
+            stuck_up: None,
+            stuck_down: None,
         }
     }
 
@@ -190,6 +212,18 @@ impl<'a> Pump<'a> {
 
     /// Polls to the end; the pump keeps what it holds.
     pub(crate) fn poll_pump(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
+        if [&self.stuck_up, &self.stuck_down].into_iter().flatten().any(Stall::is_cut) {
+            return Poll::Ready(Outcome::CutOff);
+        }
+        let outcome = self.poll_both(cx);
+        let moved = std::mem::take(&mut self.moved_up);
+        self.bounds.stalls.note(&mut self.stuck_up, !self.payload.is_empty(), moved, cx);
+        let moved = std::mem::take(&mut self.moved_down);
+        self.bounds.stalls.note(&mut self.stuck_down, self.data.is_some(), moved, cx);
+        outcome
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Outcome> {
         // Neither direction waits for the other; a `Pending` of one has registered its wakers.
         let up = self.poll_up(cx);
         if let Poll::Ready(Err(outcome)) = up {
@@ -222,6 +256,7 @@ impl<'a> Pump<'a> {
                 Up::Open if !self.payload.is_empty() => {
                     match ready!(Pin::new(&mut self.socket).poll_write(cx, &self.payload)) {
                         Ok(written) if written > 0 => {
+                            self.moved_up = true;
                             self.metrics.to_cluster.inc_by(written as u64);
                             drop(self.payload.split_to(written));
                         }
@@ -297,7 +332,10 @@ impl<'a> Pump<'a> {
                 self.kept.take_if(|kept| !kept.may_be_repeated());
                 let bytes = data.buffer.get(data.begin..data.end).unwrap_or_default();
                 match ready!(Pin::new(&mut self.stream).poll_write(cx, bytes)) {
-                    Ok(written) => data.begin += written,
+                    Ok(written) => {
+                        self.moved_down = true;
+                        data.begin += written;
+                    }
                     Err(_) => return Poll::Ready(Err(Outcome::CutOff)),
                 }
                 if data.begin >= data.end
@@ -321,10 +359,24 @@ impl<'a> Pump<'a> {
 
     /// Reads from the socket into `data`, or writes the direction's end into `head`.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let ready = ready!(self.socket.poll_read_ready(cx));
+        if let Some(pause) = &mut self.pause {
+            ready!(pause.as_mut().poll(cx));
+            self.pause = None;
+        }
+        if self.bounds.relieve(Instant::now()) {
+            let pause = self.pause.insert(Box::pin(sleep(PAUSE)));
+            ready!(pause.as_mut().poll(cx));
+        }
         let mut buffer = self.scratch.take();
-        let read =
-            ready.and_then(|()| self.socket.try_read(buffer.get_mut(DATA_HEADER..).unwrap_or_default()));
+        let mut space = ReadBuf::new(buffer.get_mut(DATA_HEADER..).unwrap_or_default());
+        let read = Pin::new(&mut self.socket).poll_read(cx, &mut space);
+        let read = match read {
+            Poll::Ready(read) => read.map(|()| space.filled().len()),
+            Poll::Pending => {
+                self.scratch.give(buffer);
+                return Poll::Pending;
+            }
+        };
         match read {
             Ok(0) => self.end(&Record::finished(), false),
             Ok(length) => {
@@ -334,7 +386,6 @@ impl<'a> Pump<'a> {
                 self.data = Some(Data::new(buffer, length));
                 return Poll::Ready(());
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 let kind =
                     if error.kind() == io::ErrorKind::TimedOut { EndKind::TimedOut } else { EndKind::Reset };

@@ -54,7 +54,7 @@ async fn echoed(socket: &UdpSocket) -> Result<()> {
 
 /// When, counted from `begin`, a connection that is made now has its answer, and a flow that was open before has one again.
 /// Requests that were on their way to the one who died are cut: nobody knows what it has done with them.
-async fn served_again(field: &Field, flow: &UdpSocket, begin: Instant, what: &str) -> Result<()> {
+async fn served_again(field: &Field, flow: &UdpSocket, begin: Instant, what: &str) -> Result<String> {
     let tcp = async {
         let mut cut = 0;
         while let Err(error) = client::get(field.ports[0], "/", START).await {
@@ -69,10 +69,9 @@ async fn served_again(field: &Field, flow: &UdpSocket, begin: Instant, what: &st
         anyhow::Ok(begin.elapsed())
     };
     let ((cut, tcp), udp) = tokio::try_join!(tcp, udp)?;
-    println!(
-        "{what}: {cut} requests cut, then one is answered after {tcp:?}; an open UDP flow after {udp:?}"
-    );
-    Ok(())
+    let told =
+        format!("{cut} requests cut, then one is answered after {tcp:?}; an open UDP flow after {udp:?}");
+    Ok(format!("{what}: {told}"))
 }
 
 /// The relay's process. The node is this machine.
@@ -109,7 +108,7 @@ async fn the_relay_is_killed() -> Result<()> {
     let relay = process(&field).await?;
     let begin = Instant::now();
     kill(relay).await?;
-    served_again(&field, &flow, begin, "kill -9 of the relay").await?;
+    println!("{}", served_again(&field, &flow, begin, "kill -9 of the relay").await?);
     let pods = field.ground.kubectl(&["-n", &field.namespace, "get", "pods", "-o", "json"]).await?;
     let pods: serde_json::Value = serde_json::from_str(&pods)?;
     let running = |pod: &&serde_json::Value| pod["status"]["phase"] == "Running";
@@ -131,7 +130,7 @@ async fn the_containers_runtime_is_restarted() -> Result<()> {
     let begin = Instant::now();
     field.ground.fault("containerd-restart").await?;
     println!("containerd was back after {:?}", begin.elapsed());
-    served_again(&field, &flow, begin, "restart of the node's runtime").await?;
+    println!("{}", served_again(&field, &flow, begin, "restart of the node's runtime").await?);
     assert_eq!(field.relay_pod().await?["metadata"]["uid"], before, "the relay itself has lived on");
     field.gone().await
 }
@@ -168,7 +167,11 @@ async fn the_client_is_killed_and_its_uploads_do_not_look_whole() -> Result<()> 
     field.run_again().await?;
     println!("kill -9 of the client: the next one is ready {:?} after its start", again.elapsed());
     let flow = peer(field.ports[1]).await?;
-    served_again(&field, &flow, again, "kill -9 of the client, counted from the next one's start").await?;
+    println!(
+        "{}",
+        served_again(&field, &flow, again, "kill -9 of the client, counted from the next one's start")
+            .await?
+    );
     assert_eq!(
         field.relay_pod().await?["metadata"]["uid"],
         relay,
@@ -208,7 +211,7 @@ async fn a_relay_without_memory_is_told_and_replaced() -> Result<()> {
     println!("told {:?} after the limit was lowered: {killed}", begin.elapsed());
     connections.shutdown().await;
     let flow = peer(field.ports[1]).await?;
-    served_again(&field, &flow, begin, "the relay ran out of memory").await?;
+    println!("{}", served_again(&field, &flow, begin, "the relay ran out of memory").await?);
     field.gone().await
 }
 

@@ -152,8 +152,12 @@ async fn in_a_restricted_namespace_with_quota_and_limits() -> Result<()> {
     ensure!(variables.contains("KFTRAY_TOKEN_SHA256"), "{variables}");
     let key = std::fs::read_to_string(place.home.path().join("relay.key"))?;
     ensure!(!pods[0].to_string().contains(key.trim()), "the key is in no object");
-    let list = place.run(&["relay", "list", "-n", &place.namespace]).await?;
-    ensure!(list.contains("running") && list.contains("(this installation)"), "{list}");
+    // The Job's controller counts a moment after the pod is ready.
+    eventually("listed as running", SOON, async || {
+        let list = place.run(&["relay", "list", "-n", &place.namespace]).await?;
+        Ok(list.contains("running") && list.contains("(this installation)"))
+    })
+    .await?;
     let log = place.run(&["relay", "logs", "-n", &place.namespace]).await?;
     ensure!(log.contains("tunnel") && log.contains("up"), "{log}");
     drop(forward);

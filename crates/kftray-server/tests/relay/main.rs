@@ -6,6 +6,7 @@ mod dns;
 mod expose;
 mod legacy;
 mod life;
+mod memory;
 mod refusals;
 mod tcp;
 mod udp;
@@ -84,13 +85,17 @@ impl Running {
 
     /// One answer of the health port.
     async fn health(&self, path: &str) -> String {
-        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-        let mut socket = tokio::net::TcpStream::connect(self.health).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(SOON, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
-        answer
+        health(self.health, path).await
+    }
+
+    /// Waits until a line of the metrics has that value.
+    async fn settles(&self, line: &str, value: u64) {
+        let settled = async {
+            while self.metric(line).await != value {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(SOON, settled).await.unwrap_or_else(|_| panic!("{line} is not {value}"));
     }
 
     /// The value of one line of the metrics; 0 if it is not there.
@@ -100,4 +105,15 @@ impl Running {
             metrics.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
         found.unwrap_or(0)
     }
+}
+
+/// One answer of a health port.
+async fn health(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(SOON, socket.read_to_string(&mut answer)).await.unwrap().unwrap();
+    answer
 }

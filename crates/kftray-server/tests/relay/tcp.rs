@@ -1,14 +1,16 @@
 //! TCP through the relay.
 
 use bytes::Bytes;
+use kftray_relay_proto::hello::ClientHello;
 use kftray_relay_proto::reason::EndKind;
 use kftray_relay_proto::record::Record;
+use kftray_relay_proto::version::{SUPPORTED, Versions};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::client::{Client, tcp};
+use crate::client::{Client, hello, tcp};
 use crate::{Running, SOON, settings};
 
 fn finished() -> Option<Record> {
@@ -32,6 +34,21 @@ async fn first_bytes_travel_with_the_open() {
     assert_eq!(client.hello.max_streams, 4096);
     assert_eq!(relay.metric("kftray_server_bytes_to_cluster_total").await, 5);
     assert_eq!(relay.metric("kftray_server_streams{kind=\"tcp\"}").await, 1);
+}
+
+/// The first bump of the protocol: a client that speaks the next version too meets a relay that does not.
+#[tokio::test]
+async fn a_newer_client_is_served_in_the_relays_version() {
+    let relay = Running::start(settings()).await;
+    let versions = Versions { lowest: SUPPORTED.lowest, highest: SUPPORTED.highest + 1 };
+    let newer = ClientHello { versions, ..hello(crate::token()) };
+    let client = Client::with(relay.tunnel, newer).await.unwrap();
+    assert_eq!(client.hello.version, SUPPORTED.highest);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut channel = client.opened(&tcp(listener.local_addr().unwrap())).await;
+    let (mut socket, _) = listener.accept().await.unwrap();
+    socket.write_all(b"served").await.unwrap();
+    assert_eq!(channel.read(6).await, b"served");
 }
 
 #[tokio::test]
@@ -114,6 +131,9 @@ async fn a_client_that_cuts_off_resets_the_target() {
     drop(other);
     let error = timeout(SOON, socket.read(&mut buffer)).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    // And nothing of either is left.
+    relay.settles("kftray_server_streams{kind=\"tcp\"}", 0).await;
+    relay.settles("kftray_server_tunnels{purpose=\"tcp\"}", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -32,6 +32,8 @@ const YAMUX_STREAMS: usize = 8 * 1024;
 const MOST_STREAMS: usize = 2_000;
 /// What the windows of all streams of a carrier may grow by, beyond 256 KiB each, on fast or long paths.
 const WINDOW_GROWTH: usize = 64 * 1024 * 1024;
+/// Largest body of a frame that is sent: nearly two of the session's own.
+const FRAME: usize = 60 * 1024;
 /// Opens that wait for the driver; it takes all of them at once, so this matters only while yamux waits for the relay.
 const OPENS: usize = 64;
 /// Accepted connections that wait for whoever serves them; the relay holds back more by itself.
@@ -137,6 +139,7 @@ impl Carrier {
         config.set_max_num_streams(YAMUX_STREAMS);
         let default_windows = YAMUX_STREAMS.saturating_mul(yamux::DEFAULT_CREDIT as usize);
         config.set_max_connection_receive_window(Some(default_windows.saturating_add(WINDOW_GROWTH)));
+        config.set_split_send_size(FRAME);
         let (wire, handle) = wire::pipe(start.channel, start.left);
         let (opens, requests) = mpsc::channel(OPENS);
         let now = Instant::now();
@@ -150,6 +153,7 @@ impl Carrier {
             shared: Arc::clone(&shared),
             name: start.name,
             tick: Box::pin(tokio::time::sleep(TICK)),
+            gathering: false,
             alive: now,
             used: now,
         };
@@ -273,6 +277,9 @@ struct Driver {
     shared: Arc<Shared>,
     name: String,
     tick: Pin<Box<Sleep>>,
+    /// There is something to flush, and the tasks that are ready get their turn before: what they add goes with it. Four
+    /// processes copy each write of the session below, so one for all is worth a microsecond's wait.
+    gathering: bool,
     /// When the relay was heard, or has got its time again.
     alive: Instant,
     /// When somebody used the carrier.
@@ -307,6 +314,11 @@ impl Driver {
             }
         }
         *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.wire.heard();
+        if self.wire.is_dirty() && !std::mem::replace(&mut self.gathering, true) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.gathering = false;
         if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {
             return Poll::Ready(self.why(&yamux::ConnectionError::Io(error)));
         }

@@ -17,11 +17,11 @@ use tokio::time::{Instant, timeout};
 use super::carrier::{Carrier, Live, Shared as CarrierShared};
 use super::queue::DatagramQueue;
 
-/// Queued bytes above which no more are asked for. yamux sends frames of 16 KiB and holds up to twelve of them per stream
-/// itself; this only bridges the time until the driver runs.
+/// Queued bytes above which no more are asked for. yamux holds up to twelve frames per stream itself, within its window; this
+/// only bridges the time until the driver runs.
 const ROOM: usize = 64 * 1024;
-/// Datagrams are written together up to this much, one yamux frame: beyond it a larger write gains nothing, and what is
-/// written can no longer be dropped.
+/// Datagrams are written together up to this much: beyond it a larger write gains nothing, and what is written can no longer be
+/// dropped.
 const BATCH: usize = 16 * 1024;
 /// What was queued when its owner left gets this long to arrive, and what still comes back is thrown away for as long
 /// (the engine's own limit for transports that do not take this over).

@@ -12,7 +12,8 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::io::{AsyncRead, AsyncWrite};
 use kftray_commons::Problem;
 use kftray_portforward::ports::Channel;
-use tokio::time::Instant;
+use kftray_relay_proto::pings::Pings;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Gathered bytes above which a write goes out before the driver's round is over: the session below cuts at 32 KiB, so two
 /// of its frames, and an idle carrier's buffer stays small.
@@ -32,6 +33,9 @@ struct State {
     channel: Box<dyn Channel>,
     incoming: Bytes,
     outgoing: BytesMut,
+    pings: Pings,
+    /// When the ping that is held back is due.
+    ping_due: Option<Pin<Box<Sleep>>>,
     heard: Instant,
     ended: bool,
     problem: Option<Problem>,
@@ -43,6 +47,8 @@ pub(super) fn pipe(channel: Box<dyn Channel>, left: Bytes) -> (Wire, WireHandle)
         channel,
         incoming: left,
         outgoing: BytesMut::new(),
+        pings: Pings::default(),
+        ping_due: None,
         heard: Instant::now(),
         ended: false,
         problem: None,
@@ -55,6 +61,11 @@ impl WireHandle {
     /// Hands what was gathered to the session.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         lock(&self.shared).poll_flush(cx)
+    }
+
+    /// Whether anything waits for a flush.
+    pub(super) fn is_dirty(&self) -> bool {
+        !lock(&self.shared).outgoing.is_empty()
     }
 
     /// When the relay was last heard.
@@ -70,6 +81,12 @@ impl WireHandle {
 
 impl State {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ping_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
+            && let Some(ping) = self.pings.release()
+        {
+            self.ping_due = None;
+            self.outgoing.extend_from_slice(&ping);
+        }
         if !self.outgoing.is_empty() {
             match ready!(self.channel.poll_send_ready(cx)) {
                 Ok(()) => self.channel.send(self.outgoing.split().freeze()),
@@ -116,6 +133,11 @@ impl AsyncWrite for Wire {
         if state.outgoing.len() >= GATHER {
             ready!(state.poll_flush(cx))?;
         }
+        if state.pings.hold(bytes) {
+            state.ping_due = Some(Box::pin(sleep(Pings::HOLD)));
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        state.pings.passed(bytes);
         state.outgoing.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -1,0 +1,128 @@
+//! Memory beyond its limit: streams that nobody reads are given up, everybody else goes on. With the program itself, since
+//! it is a process' memory that counts. That what was given up goes back to the system, so that opens are taken again, is the
+//! allocator's doing: musl's in the image gives it back, the one of this build keeps some of it.
+
+use std::net::SocketAddr;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use kftray_relay_proto::record::Record;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use crate::client::{Client, tcp};
+use crate::{SOON, health};
+
+/// MiB. An idle relay takes less than half of it, also unoptimised.
+const LIMIT: u64 = 24;
+
+/// Each holds a record of 60 KiB in the relay once its window is full: far more than the limit.
+const STREAMS: usize = 500;
+
+/// More than a window and a record.
+const BYTES: usize = 400_000;
+
+/// The built program with that limit. Killed when dropped.
+struct Program {
+    child: Child,
+    tunnel: SocketAddr,
+    health: SocketAddr,
+}
+
+impl Program {
+    async fn start() -> Self {
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (tunnel, health) = (free(), free());
+        let child = Command::new(env!("CARGO_BIN_EXE_kftray-server"))
+            .env_clear()
+            .env("KFTRAY_TOKEN_SHA256", "any")
+            .env("KFTRAY_ALLOW", "127.0.0.0/8")
+            .env("KFTRAY_TUNNEL_PORT", tunnel.port().to_string())
+            .env("KFTRAY_HEALTH_PORT", health.port().to_string())
+            .env("KFTRAY_LIMITS_MEMORY", LIMIT.to_string())
+            .spawn()
+            .unwrap();
+        let begun = tokio::time::Instant::now();
+        while TcpStream::connect(tunnel).await.is_err() {
+            assert!(begun.elapsed() < SOON, "the program does not listen");
+            sleep(Duration::from_millis(20)).await;
+        }
+        Self { child, tunnel, health }
+    }
+
+    async fn mib(&self) -> u64 {
+        let metrics = health(self.health, "/metrics").await;
+        let line = metrics.lines().find_map(|line| line.strip_prefix("kftray_server_resident_memory_bytes "));
+        line.unwrap().parse::<u64>().unwrap() >> 20
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+/// Sends [`BYTES`] to each connection, or echoes.
+async fn target(listener: TcpListener, echo: bool) {
+    let mut connections = JoinSet::new();
+    while let Ok((mut socket, _)) = listener.accept().await {
+        connections.spawn(async move {
+            if echo {
+                let (mut from, mut to) = socket.split();
+                tokio::io::copy(&mut from, &mut to).await.ok();
+            } else if socket.write_all(&vec![1; BYTES]).await.is_ok() {
+                // Until it is taken, or cut off.
+                socket.shutdown().await.ok();
+                while socket.read(&mut [0]).await.is_ok_and(|length| length > 0) {}
+            }
+        });
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_nobody_reads_are_given_up() {
+    let relay = Program::start().await;
+    let mut targets = JoinSet::new();
+    let [bulk, echo] =
+        [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];
+    let (bulk_at, echo_at) = (bulk.local_addr().unwrap(), echo.local_addr().unwrap());
+    targets.spawn(target(bulk, false));
+    targets.spawn(target(echo, true));
+    let neighbour = Client::new(relay.tunnel).await;
+    let mut lively = neighbour.opened(&tcp(echo_at)).await;
+
+    let client = Client::new(relay.tunnel).await;
+    let mut unread = Vec::new();
+    for _ in 0..STREAMS {
+        unread.push(client.open(&tcp(bulk_at), &[]).await);
+    }
+    let mut most = 0;
+    for round in 0..20u8 {
+        lively.data(&[round]).await;
+        assert_eq!(lively.read(1).await, [round], "somebody who reads is left alone");
+        most = most.max(relay.mib().await);
+        sleep(Duration::from_millis(100)).await;
+    }
+    // What comes between two readings of the memory is on top.
+    assert!(most < LIMIT + 16, "{most} MiB");
+
+    let (mut whole, mut given_up, mut refused) = (0, 0, 0);
+    for mut channel in unread {
+        match channel.reply().await {
+            Err(_) => refused += 1,
+            Ok(_) => match channel.rest().await {
+                (bytes, Some(end)) => {
+                    assert_eq!((bytes.len(), end), (BYTES, Record::finished()));
+                    whole += 1;
+                }
+                (_, None) => given_up += 1,
+            },
+        }
+    }
+    println!("{whole} whole, {given_up} given up, {refused} refused; {most} MiB");
+    assert!(given_up > 0, "{whole} whole, {refused} refused");
+}
