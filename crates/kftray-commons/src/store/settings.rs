@@ -387,7 +387,7 @@ mod tests {
         let cases = [
             ("relay_pull_secrets", "a, b", json!(["a", "b"]), "a,b"),
             ("relay_pull_secrets", r#"["a,b"]"#, json!(["a,b"]), r#"["a,b"]"#),
-            ("relay_annotations", "x.io/a=1,b=c=d", json!({"x.io/a": "1", "b": "c=d"}), "b=c=d,x.io/a=1"),
+            ("relay_annotations", "b=c=d, x.io/a=1", json!({"b": "c=d", "x.io/a": "1"}), "b=c=d,x.io/a=1"),
             ("relay_annotations", r#"{"a":"1,2"}"#, json!({"a": "1,2"}), r#"{"a":"1,2"}"#),
             ("relay_tolerations", r#"[{"key":"x"}]"#, json!([{"key": "x"}]), r#"[{"key":"x"}]"#),
             ("relay_idle_exit", "60", json!(60), "60"),
