@@ -28,6 +28,9 @@ const MOST: u64 = 8 * 1024 * 1024;
 /// The profile in the workspace's manifest: as a release, without symbols.
 const PROFILE: &str = "image";
 
+/// The program header that names a dynamic linker.
+const PT_INTERP: u32 = 3;
+
 /// What the image is built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Architecture {
@@ -58,6 +61,14 @@ impl Architecture {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-musl",
             Self::Arm64 => "aarch64-unknown-linux-musl",
+        }
+    }
+
+    /// `e_machine` of its programs.
+    fn machine(self) -> u16 {
+        match self {
+            Self::Amd64 => 62,
+            Self::Arm64 => 183,
         }
     }
 
@@ -159,6 +170,27 @@ fn smoke_test(architecture: Architecture, program: &Path) -> Result<()> {
     Ok(())
 }
 
+/// That it is a program for the architecture which needs no other file: there is none in the image (elf(5)).
+fn check_program(architecture: Architecture, program: &[u8]) -> Result<()> {
+    let u16_at = |at: usize| Some(u16::from_le_bytes(*program.get(at..)?.first_chunk()?));
+    let offset_at = |at: usize| usize::try_from(u64::from_le_bytes(*program.get(at..)?.first_chunk()?)).ok();
+    let (machine, expected) = (u16_at(18), architecture.machine());
+    if !program.starts_with(b"\x7fELF\x02\x01") || machine != Some(expected) {
+        bail!("not a 64-bit program for {}", architecture.oci());
+    }
+    let (begin, size, count) = (offset_at(32), u16_at(54), u16_at(56));
+    let (Some(begin), Some(size), Some(count)) = (begin, size, count) else { bail!("no program headers") };
+    for number in 0..usize::from(count) {
+        let kind = program.get(begin + number * usize::from(size)..).and_then(<[u8]>::first_chunk);
+        match kind.map(|kind| u32::from_le_bytes(*kind)) {
+            None => bail!("program headers beyond its end"),
+            Some(PT_INTERP) => bail!("it is not static: it names an interpreter"),
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
 fn report(archive: &Path) -> Result<()> {
     let bytes = fs::metadata(archive)?.len();
     println!("{} ({:.1} MB)", archive.display(), bytes as f64 / 1e6);
@@ -200,6 +232,7 @@ struct Part {
 impl Part {
     fn new(architecture: Architecture, program: &Path) -> Result<Self> {
         let contents = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        check_program(architecture, &contents).with_context(|| program.display().to_string())?;
         let mut layer = tar::Builder::new(Vec::new());
         add(&mut layer, PROGRAM, 0o555, &contents)?;
         let licence = fs::read(root().join("LICENSE-MIT"))?;
@@ -321,13 +354,50 @@ mod tests {
         serde_json::from_slice(&files[name]).unwrap()
     }
 
+    /// An ELF file with these program headers and nothing else.
+    fn program(architecture: Architecture, kinds: &[u32]) -> Vec<u8> {
+        let mut file = b"\x7fELF\x02\x01\x01".to_vec();
+        file.resize(64, 0);
+        file[18..20].copy_from_slice(&architecture.machine().to_le_bytes());
+        file[32] = 64;
+        file[54] = 56;
+        file[56] = u8::try_from(kinds.len()).unwrap();
+        for kind in kinds {
+            file.extend_from_slice(&kind.to_le_bytes());
+            file.resize(file.len() + 52, 0);
+        }
+        file
+    }
+
+    #[test]
+    fn only_a_static_program_of_the_architecture_goes_in() {
+        let good = program(Architecture::Arm64, &[6, 1, 2]);
+        check_program(Architecture::Arm64, &good).unwrap();
+        for (architecture, bad) in [
+            (Architecture::Amd64, good.clone()),
+            (Architecture::Arm64, program(Architecture::Arm64, &[6, PT_INTERP, 1])),
+            (Architecture::Arm64, good[..100].to_vec()),
+            (Architecture::Arm64, b"#!/bin/sh".to_vec()),
+        ] {
+            check_program(architecture, &bad).unwrap_err();
+        }
+        // This very test needs its dynamic linker.
+        if cfg!(all(target_os = "linux", target_env = "gnu")) {
+            let own = fs::read(std::env::current_exe().unwrap()).unwrap();
+            let error = check_program(Architecture::host().unwrap(), &own).unwrap_err();
+            assert!(error.to_string().contains("static"), "{error}");
+        }
+    }
+
     #[test]
     fn archives_lead_from_their_index_to_the_program() {
         let scratch = std::env::temp_dir().join(format!("kftray-image-test-{}", std::process::id()));
         fs::create_dir_all(&scratch).unwrap();
-        let program = scratch.join("program");
-        fs::write(&program, b"\x7fELF").unwrap();
-        let parts = [Architecture::Amd64, Architecture::Arm64].map(|one| Part::new(one, &program).unwrap());
+        let parts = [Architecture::Amd64, Architecture::Arm64].map(|one| {
+            let file = scratch.join(one.oci());
+            fs::write(&file, program(one, &[1, 2])).unwrap();
+            Part::new(one, &file).unwrap()
+        });
         let (oci, docker) = (scratch.join("oci.tar"), scratch.join("docker.tar"));
         write_oci(&parts, &oci, "relay:1.2.3").unwrap();
         parts[0].write_docker(&docker, "relay:1.2.3").unwrap();
