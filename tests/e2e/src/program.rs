@@ -85,10 +85,11 @@ impl Program {
                 connections.spawn(async move {
                     socket.set_nodelay(true).ok();
                     match tls {
-                        Some(tls) => match tls.accept(socket).await {
-                            Ok(socket) => serve(socket, heard).await,
-                            Err(_) => return,
-                        },
+                        Some(tls) => {
+                            if let Ok(socket) = tls.accept(socket).await {
+                                serve(socket, heard).await;
+                            }
+                        }
                         None => serve(socket, heard).await,
                     }
                 });

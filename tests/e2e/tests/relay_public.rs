@@ -156,7 +156,6 @@ async fn webhooks(caller: &Caller) -> Result<()> {
 /// 100 MB there, in chunks since nobody says how many, and 100 MB back.
 async fn large_bodies(caller: &Caller) -> Result<()> {
     let mut connection = caller.open().await?;
-    let begin = Instant::now();
     let upload = caller.request("PUT", "/large").body(bytes(LARGE))?;
     let report = timeout(START, connection.report(upload)).await??;
     let mut sum = Sha256::new();
@@ -168,9 +167,7 @@ async fn large_bodies(caller: &Caller) -> Result<()> {
     }
     ensure!(report["count"] == LARGE && report["sha256"] == hex(&sum.finalize()), "{report}");
     ensure!(report["headers"]["transfer-encoding"] == "chunked", "{report}");
-    println!("100 MB up in {:?}", begin.elapsed());
 
-    let begin = Instant::now();
     let download = caller.request("GET", &format!("/bytes?n={LARGE}")).body(Body::default())?;
     let mut answer = connection.send(download).await?.into_body();
     let mut offset = 0;
@@ -181,7 +178,6 @@ async fn large_bodies(caller: &Caller) -> Result<()> {
         offset += data.len() as u64;
     }
     ensure!(offset == LARGE, "{offset} bytes");
-    println!("100 MB down in {:?}", begin.elapsed());
     Ok(())
 }
 

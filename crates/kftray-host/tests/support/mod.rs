@@ -2,7 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "not every test needs all of it")]
 #![allow(clippy::allow_attributes, reason = "an expectation would fail in those that do")]
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;

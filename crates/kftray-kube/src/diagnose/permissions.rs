@@ -303,7 +303,7 @@ mod tests {
     use std::num::NonZeroU16;
 
     use kftray_commons::access::Access;
-    use kftray_commons::spec::{Expose, Exposure};
+    use kftray_commons::spec::{Expose, ExposeProtocol, Exposure};
     use kftray_commons::{ForwardId, RemotePort};
 
     use super::*;
@@ -374,6 +374,7 @@ mod tests {
                 local_port: NonZeroU16::MIN,
                 local_tls: false,
                 exposure: Exposure::Public {
+                    protocol: ExposeProtocol::Http,
                     ingress_class: None,
                     annotations: Default::default(),
                     certificate: None,
