@@ -148,6 +148,11 @@ impl Ground {
         self.cluster.list(Kind::Job, "default")
     }
 
+    /// Those that nobody has asked to be deleted.
+    fn remaining_jobs(&self) -> Vec<Value> {
+        self.jobs().into_iter().filter(|job| job["metadata"]["deletionTimestamp"].is_null()).collect()
+    }
+
     /// Waits for what the cluster shall have.
     async fn until<T>(&self, what: &str, look: impl Fn(&Self) -> Option<T>) -> T {
         let found = timeout(LIMIT, async {
@@ -309,9 +314,20 @@ async fn what_is_exposed_is_withdrawn_before_the_host_has_ended() {
     let exposed = state.exposed.clone().expect("it is an expose");
     assert!(!exposed.public && exposed.open && exposed.calls.total == 0, "{exposed:?}");
     host.stop().await;
-    let left: Vec<Value> =
-        ground.jobs().into_iter().filter(|job| job["metadata"]["deletionTimestamp"].is_null()).collect();
-    assert_eq!(left, Vec::<Value>::new(), "the owner of all objects is gone");
+    assert_eq!(ground.remaining_jobs(), Vec::<Value>::new(), "the owner of all objects is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_while_objects_are_being_made_leaves_none() {
+    let ground = Ground::new().await;
+    let (host, client) = ground.host().await;
+    ground.set_up(&client).await;
+    let configs = import(&client, exposed("internal-api")).await;
+    start(&client, [configs[0].id]).await;
+    let service = |ground: &Ground| ground.cluster.get(Kind::Service, "default", "internal-api");
+    ground.until("the Service", service).await;
+    host.stop().await;
+    assert_eq!(ground.remaining_jobs(), Vec::<Value>::new(), "the owner of all objects is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]

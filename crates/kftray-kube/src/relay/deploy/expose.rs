@@ -45,7 +45,6 @@ pub(super) struct Owner {
 /// What was made, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Made {
-    pub(super) owner: Owner,
     pub(super) urls: Vec<String>,
     pub(super) notes: Vec<String>,
     /// What a public one needs besides.
@@ -64,24 +63,24 @@ pub(super) async fn remove(api: &Api, owner: &Owner) {
     }
 }
 
-/// Makes or changes Service and Ingress so that they lead to this relay, whichever they led to before.
+/// Makes or changes Service and Ingress so that they lead to the owner's relay, whichever they led to before.
 ///
 /// # Errors
 /// A name that cannot be ([`Code::SpecInvalid`]) or is somebody else's ([`Code::NameTaken`]); what the cluster refuses.
 pub(super) async fn make(
     api: &Api,
     identity: &Identity,
-    relay: &RelayPod,
+    namespace: &str,
     offer: &Offer,
+    owner: &Owner,
 ) -> Result<Made, Problem> {
-    let plan = Plan::new(&offer.name, &relay.namespace, &offer.expose)?;
-    let owner = owner_of(api, relay).await?;
-    put(api, identity, &offer.name, SERVICES, &plan.service(identity, &owner)).await?;
-    match plan.ingress(identity, &owner) {
+    let plan = Plan::new(&offer.name, namespace, &offer.expose)?;
+    put(api, identity, &offer.name, SERVICES, &plan.service(identity, owner)).await?;
+    match plan.ingress(identity, owner) {
         Some(ingress) => put(api, identity, &offer.name, INGRESSES, &ingress).await?,
         None => withdraw_ingress(api, identity, &offer.name).await,
     }
-    Ok(Made { urls: plan.urls(), notes: plan.notes(), needs: plan.needs(), owner })
+    Ok(Made { urls: plan.urls(), notes: plan.notes(), needs: plan.needs() })
 }
 
 /// Tells at once if the name of an expose is somebody else's.
@@ -341,8 +340,11 @@ fn is_host(alias: &str) -> bool {
     labels.len() > 1 && alias.len() <= 253 && labels.iter().all(fits)
 }
 
-/// The Job behind a relay's pod.
-async fn owner_of(api: &Api, relay: &RelayPod) -> Result<Owner, Problem> {
+/// The Job behind a relay's pod, which will own what is made.
+///
+/// # Errors
+/// [`Code::RelayEnded`] if the pod is not there any more; what the cluster refuses.
+pub(super) async fn owner(api: &Api, relay: &RelayPod) -> Result<Owner, Problem> {
     let gone = || {
         Problem::new(Code::RelayEnded, format!("the relay's pod {}/{} is gone", relay.namespace, relay.pod))
     };

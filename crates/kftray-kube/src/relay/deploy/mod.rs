@@ -355,9 +355,16 @@ impl Relays for Deploy {
                 Problem::new(Code::ConnectionLost, "the kubeconfig entry behind the relay has changed")
             })?;
             let api = Api::new(cluster.client(), &relay.namespace);
-            let made = expose::make(&api, &inner.identity, &relay, &offer).await?;
-            inner.exposed.send_modify(|count| *count += 1);
-            let withdrawal = Withdrawal { inner: Arc::downgrade(&inner), api, owner: made.owner };
+            let owner = expose::owner(&api, &relay).await?;
+            // Before anything is made: who is cancelled halfway leaves nothing behind either.
+            let withdrawal = Withdrawal::new(&inner, api.clone(), owner.clone());
+            let made = match expose::make(&api, &inner.identity, &relay.namespace, &offer, &owner).await {
+                Ok(made) => made,
+                Err(problem) => {
+                    withdrawal.forget();
+                    return Err(problem);
+                }
+            };
             let (outside, watching) = match made.needs {
                 Some(needs) => {
                     let link = life::link(&cluster, inner.runtime.clone(), inner.kick.subscribe());
@@ -389,6 +396,20 @@ struct Withdrawal {
     inner: Weak<Inner>,
     api: Api,
     owner: expose::Owner,
+}
+
+impl Withdrawal {
+    fn new(inner: &Arc<Inner>, api: Api, owner: expose::Owner) -> Self {
+        inner.exposed.send_modify(|count| *count += 1);
+        Self { inner: Arc::downgrade(inner), api, owner }
+    }
+
+    /// Nothing was made: the relay stays for the next try.
+    fn forget(mut self) {
+        if let Some(inner) = std::mem::take(&mut self.inner).upgrade() {
+            inner.exposed.send_modify(|count| *count -= 1);
+        }
+    }
 }
 
 impl Drop for Withdrawal {
