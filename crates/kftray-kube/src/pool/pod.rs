@@ -2,24 +2,29 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::{ClusterId, Delivery, DialError, Endpoint};
 use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::upgrade::Upgrade;
 use crate::session::{Budget, Load, Numbers, Observer, Placement, Session};
 
-/// Sessions per pod that are opened to spread load: while there are fewer, a new connection that finds all in use makes the
-/// next one find an empty one. The protocol has no flow control, so a client that does not read holds up what shares its
+/// Sessions per pod that are opened to spread load: while there are fewer, a new connection that finds all in use has one
+/// opened for itself. The protocol has no flow control, so a client that does not read holds up what shares its
 /// session: most connections should share with nobody. Each session costs the API server, the kubelet and the runtime some
 /// 70 KiB and a dozen goroutines, and more than a handful gain nothing in throughput.
 const SPREAD: usize = 8;
 /// Sessions per pod, those included that are held up by clients who do not read. Beyond it connections are refused.
 const MOST: usize = 32;
-/// Rounds of choosing before giving up: others may take what was opened.
-const ROUNDS: usize = 8;
+/// How long a new connection waits for a session of its own while there are fewer than [`SPREAD`] and all are in use: three
+/// round trips to a cluster of the same region. Further away it shares one at first, and most such neighbours are short.
+const ALONE: Duration = Duration::from_millis(100);
+/// Rounds of choosing before giving up: others may take what was opened, up to [`SPREAD`] times.
+const ROUNDS: usize = 2 * SPREAD;
 
 /// A pod of a cluster; the uid tells a StatefulSet's successor from its predecessor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -99,6 +104,8 @@ enum Choice {
     Take(Arc<Session>),
     /// Wait for a new one; if that fails, this one.
     Open(Option<Arc<Session>>),
+    /// Wait a little for a new one; if that takes long or fails, this one.
+    Share(Arc<Session>),
     Refuse,
 }
 
@@ -118,18 +125,24 @@ impl Pod {
 
     /// A session for a new connection, but not one of `avoid`; opens one if need be.
     pub(super) async fn session(&self, avoid: &[u64]) -> Result<Found, DialError> {
+        let patience = Instant::now() + ALONE;
         for _ in 0..ROUNDS {
-            let (mut result, fallback) = {
+            let (mut result, fallback, hurry) = {
                 let mut state = self.lock();
-                match self.choose(&mut state, avoid) {
+                match Self::choose(&mut state, avoid) {
                     Choice::Take(session) => return Ok(Found::Session(session)),
-                    Choice::Open(fallback) => (self.open(&mut state), fallback),
+                    Choice::Open(fallback) => (self.open(&mut state), fallback, false),
+                    Choice::Share(session) => (self.open(&mut state), Some(session), true),
                     Choice::Refuse => return Err(self.crowded()),
                 }
             };
-            // An error here means that the opening was abandoned (network change): choose again.
-            let Ok(opened) = result.wait_for(Option::is_some).await.map(|opened| opened.clone()) else {
-                continue;
+            let opened = async { result.wait_for(Option::is_some).await.map(|opened| opened.clone()) };
+            let opened = if hurry { timeout_at(patience, opened).await } else { Ok(opened.await) };
+            let opened = match (opened, &fallback) {
+                (Ok(Ok(opened)), _) => opened,
+                (Err(_), Some(session)) => return Ok(Found::Session(Arc::clone(session))),
+                // The opening was abandoned (network change): choose again.
+                (Ok(Err(_)) | Err(_), _) => continue,
             };
             match (opened, fallback) {
                 (Some(Ok(Transport::Legacy)), _) => return Ok(Found::Legacy),
@@ -142,7 +155,7 @@ impl Pod {
         Err(DialError { problem: Problem::new(Code::ConnectionLost, message), delivery: Delivery::Nothing })
     }
 
-    fn choose(&self, state: &mut State, avoid: &[u64]) -> Choice {
+    fn choose(state: &mut State, avoid: &[u64]) -> Choice {
         state.prune();
         let loads: Vec<(Load, &Arc<Session>)> = state
             .sessions
@@ -160,12 +173,8 @@ impl Pod {
         let bulk = emptiest(Placement::Bulk).map(|(_, session)| session);
         let count = state.sessions.len();
         match (free, bulk) {
-            (Some((load, session)), _) => {
-                if load.streams > 0 && count < SPREAD {
-                    self.open(state);
-                }
-                Choice::Take(session)
-            }
+            (Some((load, session)), _) if load.streams > 0 && count < SPREAD => Choice::Share(session),
+            (Some((_, session)), _) => Choice::Take(session),
             (None, bulk) if count < SPREAD => Choice::Open(bulk),
             (None, Some(bulk)) => Choice::Take(bulk),
             (None, None) if count < MOST => Choice::Open(None),
@@ -210,7 +219,7 @@ impl Pod {
     /// Makes sure that another session than this one can be had soon.
     pub(super) fn hedge(&self, number: u64) {
         let mut state = self.lock();
-        if let Choice::Open(_) = self.choose(&mut state, &[number]) {
+        if let Choice::Open(_) | Choice::Share(_) = Self::choose(&mut state, &[number]) {
             self.open(&mut state);
         }
     }
