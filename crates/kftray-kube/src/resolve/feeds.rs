@@ -44,7 +44,8 @@ pub(crate) struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            answer: Duration::from_secs(30),
+            // Longer than a credential plugin may take, whose hanging would be told as the API server's otherwise.
+            answer: Duration::from_secs(35),
             watch: Duration::from_secs(290),
             watch_grace: Duration::from_secs(10),
             retry: (Duration::from_secs(1), Duration::from_secs(30)),
