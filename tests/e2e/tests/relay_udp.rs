@@ -175,7 +175,8 @@ async fn half_a_million_datagrams_are_accounted_for() -> Result<()> {
     field.forward.signal("INT").await?;
     let stopped = field.forward.until("stopped", SOON).await?;
     let counters = &stopped["counters"];
-    let dropped = counters["datagrams_dropped"].as_u64().context("a count")?;
+    // Left out where there is nothing to tell.
+    let dropped = counters["datagrams_dropped"].as_u64().unwrap_or_default();
     let in_the_pod = drops_of_fixtures()? - in_the_pod;
     println!(
         "{sent} datagrams there and back, {rate}/s: {lost} lost = {dropped} counted by us + {at_the_relay} at the relay's \
