@@ -187,7 +187,7 @@ async fn speed(
     let wanted = |title: &str| choice.load.as_ref().is_none_or(|part| title.contains(part));
     let loads: Vec<(&str, Load)> = LOADS.into_iter().filter(|(title, _)| wanted(title)).collect();
     let sizes = if added_rtt == 0 {
-        Sizes { opens: 200, connections: 1_000, bytes: 400_000_000, round_trips: 2_000 }
+        Sizes { opens: 200, connections: 3_000, bytes: 400_000_000, round_trips: 2_000 }
     } else {
         Sizes { opens: 40, connections: 500, bytes: 200_000_000, round_trips: 40 }
     };

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
@@ -84,6 +84,8 @@ pub(crate) struct Forward {
     pub(crate) port: u16,
     /// The installation's key lives as long as the program.
     _home: tempfile::TempDir,
+    /// Whoever closes the program's output ends it with its next event.
+    _events: Lines<BufReader<ChildStdout>>,
 }
 
 impl Forward {
@@ -126,7 +128,7 @@ impl Forward {
                 break;
             }
         }
-        Ok(Self { child, port: port.context("no port")?, _home: home })
+        Ok(Self { child, port: port.context("no port")?, _home: home, _events: events })
     }
 }
 

@@ -70,6 +70,7 @@
 pub mod handshake;
 pub mod hello;
 pub mod open;
+pub mod pace;
 pub mod pings;
 pub mod reason;
 pub mod record;

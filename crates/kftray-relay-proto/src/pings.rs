@@ -38,13 +38,17 @@ impl Pings {
         is_ping
     }
 
-    /// Takes note of bytes that were written.
-    pub fn passed(&mut self, written: &[u8]) {
+    /// Takes note of bytes that were written. Returns the stream of the frame that begins with them.
+    pub fn passed(&mut self, written: &[u8]) -> Option<u32> {
         if self.body > 0 {
             self.body = self.body.saturating_sub(written.len());
-        } else if let Ok([_, DATA, _, _, _, _, _, _, length @ ..]) = <[u8; HEADER]>::try_from(written) {
+            return None;
+        }
+        let [_, kind, _, _, s0, s1, s2, s3, length @ ..] = <[u8; HEADER]>::try_from(written).ok()?;
+        if kind == DATA {
             self.body = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
         }
+        Some(u32::from_be_bytes([s0, s1, s2, s3]))
     }
 
     /// The ping that was held back, if it may stand here: between two frames.
@@ -69,11 +73,11 @@ mod tests {
         assert!(!pings.hold(&pong) && !pings.hold(&data) && !pings.hold(b"short"));
         assert!(pings.hold(&ping));
         pings.passed(&pong);
-        pings.passed(&data);
+        assert_eq!(pings.passed(&data), Some(1));
         assert_eq!(pings.release(), None, "a body is to come");
         // Bytes of a body that look like a ping are none.
         assert!(!pings.hold(&ping));
-        pings.passed(&ping);
+        assert_eq!(pings.passed(&ping), None);
         assert_eq!(pings.release(), None);
         pings.passed(&[0; 12]);
         assert_eq!(pings.release().map(Vec::from), Some(ping));

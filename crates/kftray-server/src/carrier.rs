@@ -95,7 +95,7 @@ pub(crate) async fn serve(core: Arc<Core>, mut socket: TcpStream, peer: SocketAd
         info!(%peer, "up");
         let _live = core.metrics.carrier(hello.purpose);
         let _counted = Counted::new(&core.tunnels);
-        let carrier = Carrier::new(socket, &input, Mode::Server, Instant::now());
+        let carrier = Carrier::new(socket, &input, Mode::Server, hello.purpose, Instant::now());
         let why = Driver::new(&core, hello.token.hash(), carrier).run().await;
         info!(why, "down");
     }
@@ -225,9 +225,11 @@ impl<'a> Driver<'a> {
                 self.tunnel.incoming.close();
             }
             let Self { core, carrier, requests, waiting, streams, tunnel, .. } = &mut self;
+            let streams_now = streams.len();
             tokio::select! {
                 event = poll_fn(|cx| {
                     core.bounds.relieve(Instant::now());
+                    carrier.has_streams(streams_now);
                     poll(carrier, requests, waiting, cx)
                 }) => match event {
                     Event::Stream(stream) => self.take(stream),

@@ -11,10 +11,12 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BytesMut};
 use futures::io::{AsyncRead as FuturesRead, AsyncWrite as FuturesWrite};
+use kftray_relay_proto::hello::Purpose;
+use kftray_relay_proto::pace::Pace;
 use kftray_relay_proto::pings::Pings;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use yamux::{ConnectionError, Mode};
 
 /// Largest body of a frame that is sent, and so the largest record (65,509 bytes with its header). Nearly twice what the
@@ -47,7 +49,7 @@ pub struct Carrier {
 
 impl Carrier {
     /// Begins yamux on a socket; `leftover` was read behind the hello.
-    pub fn new(socket: TcpStream, leftover: &[u8], mode: Mode, now: Instant) -> Self {
+    pub fn new(socket: TcpStream, leftover: &[u8], mode: Mode, purpose: Purpose, now: Instant) -> Self {
         let mut read = leftover.to_vec();
         read.resize(READ_BUFFER.max(leftover.len()), 0);
         let buffers = Buffers {
@@ -58,6 +60,9 @@ impl Carrier {
             write: BytesMut::new(),
             pings: Pings::default(),
             ping_due: None,
+            pace: Pace::of(purpose),
+            streams: 0,
+            turn: None,
             heard: now,
         };
         let io = Io(Arc::new(Mutex::new(buffers)));
@@ -70,6 +75,11 @@ impl Carrier {
         Self { yamux: yamux::Connection::new(io.clone(), config, mode), io }
     }
 
+    /// How many streams there are: many share writes.
+    pub fn has_streams(&self, streams: usize) {
+        self.io.lock().streams = streams;
+    }
+
     /// The next stream that the other side opens; `None` at the end. Nothing moves on any stream unless this is polled.
     pub fn poll_inbound(
         &mut self,
@@ -77,7 +87,7 @@ impl Carrier {
     ) -> Poll<Option<Result<yamux::Stream, ConnectionError>>> {
         let inbound = self.yamux.poll_next_inbound(cx);
         if inbound.is_pending()
-            && let Poll::Ready(Err(error)) = self.io.lock().poll_drain(cx)
+            && let Poll::Ready(Err(error)) = self.io.lock().poll_turn(cx)
         {
             return Poll::Ready(Some(Err(error.into())));
         }
@@ -110,18 +120,35 @@ struct Buffers {
     pings: Pings,
     /// When the ping that is held back is due.
     ping_due: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    /// Streams of the carrier, which decide about it.
+    streams: usize,
+    /// When what waits may go.
+    turn: Option<Pin<Box<Sleep>>>,
     heard: Instant,
 }
 
 impl Buffers {
-    /// Hands everything that waits to the socket.
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Hands on what waits as soon as it is due.
+    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ping_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
             && let Some(ping) = self.pings.release()
         {
             self.ping_due = None;
             self.write.extend_from_slice(&ping);
         }
+        if self.write.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(due) = self.pace.due(Instant::now().into_std(), self.streams) {
+            let turn = self.turn.get_or_insert_with(|| Box::pin(sleep_until(due.into())));
+            ready!(turn.as_mut().poll(cx));
+        }
+        self.poll_drain(cx)
+    }
+
+    /// Hands everything that waits to the socket.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.write.is_empty() {
             let written = ready!(Pin::new(&mut self.socket).poll_write(cx, &self.write))?;
             if written == 0 {
@@ -129,6 +156,7 @@ impl Buffers {
             }
             self.write.advance(written);
         }
+        self.flushed();
         Poll::Ready(Ok(()))
     }
 
@@ -139,11 +167,20 @@ impl Buffers {
             let written = ready!(Pin::new(&mut self.socket).poll_write_vectored(cx, &both))?;
             let waited = self.write.len();
             self.write.advance(written.min(waited));
+            if written >= waited {
+                self.flushed();
+            }
             if written == 0 || written > waited {
                 // Nothing at all makes yamux say so.
                 return Poll::Ready(Ok(written.saturating_sub(waited)));
             }
         }
+    }
+
+    /// Nothing waits any more.
+    fn flushed(&mut self) {
+        self.turn = None;
+        self.pace.flushed(Instant::now().into_std());
     }
 
     /// Reads ahead.
@@ -217,7 +254,9 @@ impl FuturesWrite for Io {
             buffers.ping_due = Some(Box::pin(sleep(Pings::HOLD)));
             return Poll::Ready(Ok(bytes.len()));
         }
-        buffers.pings.passed(bytes);
+        if let Some(stream) = buffers.pings.passed(bytes) {
+            buffers.pace.frame(stream);
+        }
         buffers.write.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }

@@ -61,7 +61,8 @@ pub(crate) async fn serve(
     target: &Target,
     policy: Policy,
 ) {
-    let dialled = while_dialling(&mut stream, rest, dial::tcp(core, target, policy)).await;
+    let dial = dial::tcp(core, target, policy, !rest.is_empty());
+    let dialled = while_dialling(&mut stream, rest, dial).await;
     let (socket, rest) = match dialled {
         Dialled::GivenUp => return,
         Dialled::Done(Err(refusal), _) => return refuse(core, stream, refusal).await,

@@ -52,7 +52,7 @@ impl Client {
 
     pub(crate) async fn with(relay: SocketAddr, hello: ClientHello) -> Result<Self, HandshakeError> {
         let mut socket = TcpStream::connect(relay).await.unwrap();
-        let mut out = BytesMut::new();
+        let (mut out, purpose) = (BytesMut::new(), hello.purpose);
         let handshake = ClientHandshake::new(&hello, &mut out);
         socket.write_all(&out).await.unwrap();
         let mut input = BytesMut::new();
@@ -63,7 +63,7 @@ impl Client {
             let read = timeout(SOON, socket.read_buf(&mut input)).await.unwrap().unwrap();
             assert!(read > 0, "the relay closed without an answer");
         };
-        let mut carrier = Carrier::new(socket, &input, yamux::Mode::Client, Instant::now());
+        let mut carrier = Carrier::new(socket, &input, yamux::Mode::Client, purpose, Instant::now());
         let (opener, mut requests) = mpsc::channel::<oneshot::Sender<yamux::Stream>>(16);
         let (accepted, inbound) = mpsc::channel(64);
         let mut waiting: Option<oneshot::Sender<yamux::Stream>> = None;

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -16,7 +16,7 @@ use futures::stream::FuturesUnordered;
 use futures::task::AtomicWaker;
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::Channel;
-use kftray_relay_proto::hello::ServerHello;
+use kftray_relay_proto::hello::{Purpose, ServerHello};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep};
 use tokio_util::task::AbortOnDropHandle;
@@ -108,6 +108,7 @@ pub(super) struct Start {
     pub(super) relay: Arc<str>,
     /// `namespace/name` of the relay, for people.
     pub(super) name: String,
+    pub(super) purpose: Purpose,
     pub(super) rtt: Duration,
 }
 
@@ -140,7 +141,7 @@ impl Carrier {
         let default_windows = YAMUX_STREAMS.saturating_mul(yamux::DEFAULT_CREDIT as usize);
         config.set_max_connection_receive_window(Some(default_windows.saturating_add(WINDOW_GROWTH)));
         config.set_split_send_size(FRAME);
-        let (wire, handle) = wire::pipe(start.channel, start.left);
+        let (wire, handle) = wire::pipe(start.channel, start.left, start.purpose);
         let (opens, requests) = mpsc::channel(OPENS);
         let now = Instant::now();
         let driver = Driver {
@@ -314,9 +315,12 @@ impl Driver {
             }
         }
         *self.shared.heard.lock().unwrap_or_else(PoisonError::into_inner) = self.wire.heard();
-        if self.wire.is_dirty() && !std::mem::replace(&mut self.gathering, true) {
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
+        if self.wire.is_dirty() {
+            ready!(self.wire.poll_turn(self.shared.live.load(Ordering::Relaxed), cx));
+            if !std::mem::replace(&mut self.gathering, true) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
         }
         self.gathering = false;
         if let Poll::Ready(Err(error)) = self.wire.poll_flush(cx) {

@@ -60,6 +60,7 @@ pub(super) async fn connect(
         hello,
         relay: Arc::clone(&relay.uid),
         name,
+        purpose,
         rtt: begin.elapsed(),
     })
 }

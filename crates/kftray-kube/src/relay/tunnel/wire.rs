@@ -12,8 +12,10 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::io::{AsyncRead, AsyncWrite};
 use kftray_commons::Problem;
 use kftray_portforward::ports::Channel;
+use kftray_relay_proto::hello::Purpose;
+use kftray_relay_proto::pace::Pace;
 use kftray_relay_proto::pings::Pings;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 /// Gathered bytes above which a write goes out before the driver's round is over: the session below cuts at 32 KiB, so two
 /// of its frames, and an idle carrier's buffer stays small.
@@ -36,19 +38,24 @@ struct State {
     pings: Pings,
     /// When the ping that is held back is due.
     ping_due: Option<Pin<Box<Sleep>>>,
+    pace: Pace,
+    /// When what was gathered may go.
+    turn: Option<Pin<Box<Sleep>>>,
     heard: Instant,
     ended: bool,
     problem: Option<Problem>,
 }
 
 /// Both ends; `left` was read behind the hello. Both are used by one task, so that the lock is never contended.
-pub(super) fn pipe(channel: Box<dyn Channel>, left: Bytes) -> (Wire, WireHandle) {
+pub(super) fn pipe(channel: Box<dyn Channel>, left: Bytes, purpose: Purpose) -> (Wire, WireHandle) {
     let state = State {
         channel,
         incoming: left,
         outgoing: BytesMut::new(),
         pings: Pings::default(),
         ping_due: None,
+        pace: Pace::of(purpose),
+        turn: None,
         heard: Instant::now(),
         ended: false,
         problem: None,
@@ -61,6 +68,11 @@ impl WireHandle {
     /// Hands what was gathered to the session.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         lock(&self.shared).poll_flush(cx)
+    }
+
+    /// Resolves when what was gathered is due: at once, unless many streams share the carrier.
+    pub(super) fn poll_turn(&self, streams: usize, cx: &mut Context<'_>) -> Poll<()> {
+        lock(&self.shared).poll_turn(streams, cx)
     }
 
     /// Whether anything waits for a flush.
@@ -80,6 +92,12 @@ impl WireHandle {
 }
 
 impl State {
+    fn poll_turn(&mut self, streams: usize, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(due) = self.pace.due(Instant::now().into_std(), streams) else { return Poll::Ready(()) };
+        let turn = self.turn.get_or_insert_with(|| Box::pin(sleep_until(due.into())));
+        turn.as_mut().poll(cx)
+    }
+
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.ping_due.as_mut().is_some_and(|due| due.as_mut().poll(cx).is_ready())
             && let Some(ping) = self.pings.release()
@@ -89,7 +107,11 @@ impl State {
         }
         if !self.outgoing.is_empty() {
             match ready!(self.channel.poll_send_ready(cx)) {
-                Ok(()) => self.channel.send(self.outgoing.split().freeze()),
+                Ok(()) => {
+                    self.channel.send(self.outgoing.split().freeze());
+                    self.turn = None;
+                    self.pace.flushed(Instant::now().into_std());
+                }
                 Err(error) => return Poll::Ready(Err(self.failed(error.problem))),
             }
         }
@@ -137,7 +159,9 @@ impl AsyncWrite for Wire {
             state.ping_due = Some(Box::pin(sleep(Pings::HOLD)));
             return Poll::Ready(Ok(bytes.len()));
         }
-        state.pings.passed(bytes);
+        if let Some(stream) = state.pings.passed(bytes) {
+            state.pace.frame(stream);
+        }
         state.outgoing.extend_from_slice(bytes);
         Poll::Ready(Ok(bytes.len()))
     }
