@@ -67,7 +67,7 @@ fn gofmt() -> Result<()> {
 }
 
 /// Where platform code may be: modules that offer the same functions for each system, so that nobody else needs to know which it is.
-const PLATFORM_MODULES: [&str; 18] = [
+const PLATFORM_MODULES: [&str; 19] = [
     // The mode of the key file, in its test.
     "crates/kftray-kube/src/relay/deploy/key.rs",
     "crates/kftray-commons/src/store/platform.rs",
@@ -79,6 +79,8 @@ const PLATFORM_MODULES: [&str; 18] = [
     // Socket options of connections to the API server.
     "crates/kftray-kube/src/connect/tcp.rs",
     "crates/kftray-kube/src/connect/dial.rs",
+    // Socket options of connections to targets.
+    "crates/kftray-server/src/dial.rs",
     "crates/kftray-testkit/src/api/server.rs",
     "crates/kftray-testkit/src/kubeconfig.rs",
     "crates/kftui/src/signals.rs",

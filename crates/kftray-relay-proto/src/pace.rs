@@ -85,11 +85,16 @@ mod tests {
 
     const STEP: Duration = Duration::from_micros(100);
 
+    #[expect(clippy::disallowed_methods, reason = "an instant can be had from the clock only")]
+    fn any_moment() -> Instant {
+        Instant::now()
+    }
+
     /// Lets `streams` write in turn, a frame every 100 us for 20 ms, and flushes when due; returns how many flushes there were.
     fn flushes(purpose: Purpose, streams: u32) -> u32 {
         let mut pace = Pace::of(purpose);
         let mut flushes = 0;
-        let mut now = Instant::now();
+        let mut now = any_moment();
         for step in 0..200 {
             now += STEP;
             pace.frame(1 + step % streams);
@@ -121,7 +126,7 @@ mod tests {
     #[test]
     fn idle_streams_are_no_crowd_and_a_crowd_is_forgotten() {
         let mut pace = Pace::of(Purpose::Tcp);
-        let mut now = Instant::now();
+        let mut now = any_moment();
         for stream in 1..=Pace::CROWD {
             pace.frame(stream);
         }
