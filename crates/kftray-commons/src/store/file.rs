@@ -218,6 +218,8 @@ fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
 
 /// What a database is, by what is in it.
 pub(super) fn kind_of(connection: &Connection) -> rusqlite::Result<Kind> {
+    // One state of the file for all questions: another program may be making its tables just now.
+    let _state = connection.unchecked_transaction()?;
     let id: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0))?;
     if id == APPLICATION_ID {
         return Ok(Kind::Ours);
