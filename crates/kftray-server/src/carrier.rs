@@ -218,37 +218,40 @@ impl<'a> Driver<'a> {
     async fn run(mut self) -> &'static str {
         let mut heartbeat = interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let why = loop {
+        let (why, lost) = loop {
             let draining = self.core.draining.is_cancelled();
             if draining {
                 // From now on its wait ends when the last of them has.
                 self.tunnel.incoming.close();
             }
             let Self { core, carrier, requests, waiting, streams, tunnel, .. } = &mut self;
-            let streams_now = streams.len();
+            let opened_by_client = streams.len();
             tokio::select! {
                 event = poll_fn(|cx| {
                     core.bounds.relieve(Instant::now());
-                    carrier.has_streams(streams_now);
+                    carrier.has_streams(opened_by_client + tunnel.incoming.len());
                     poll(carrier, requests, waiting, cx)
                 }) => match event {
                     Event::Stream(stream) => self.take(stream),
-                    Event::Ended(why) => break why,
+                    Event::Ended(why) => break (why, true),
                 },
                 Some(_) = streams.join_next() => {}
                 _ = heartbeat.tick() => {
                     if carrier.heard().elapsed() > SILENCE {
-                        break "silent for too long";
+                        break ("silent for too long", true);
                     }
                 }
                 () = core.draining.cancelled(), if !draining => {}
-                () = tunnel.incoming.wait(), if draining && streams.is_empty() => break "the relay stops",
-                () = core.closing.cancelled() => break "the relay stops, and cuts off what is open",
+                () = tunnel.incoming.wait(), if draining && streams.is_empty() => break ("the relay stops", false),
+                () = core.closing.cancelled() => break ("the relay stops, and cuts off what is open", false),
             }
         };
         self.gone.send_replace(true);
         self.streams.shutdown().await;
-        timeout(CLOSE_TIMEOUT, poll_fn(|cx| self.carrier.poll_close(cx))).await.ok();
+        // Else its drop ends the streams that callers hold; after a goodbye they would never hear of it.
+        if !lost {
+            timeout(CLOSE_TIMEOUT, poll_fn(|cx| self.carrier.poll_close(cx))).await.ok();
+        }
         why
     }
 

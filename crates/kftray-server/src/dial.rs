@@ -22,8 +22,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Before the next address is tried beside one that does not answer (RFC 8305, 5: "Connection Attempt Delay").
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
-/// A target that vanished without a word is noticed after 60 + 4 x 15 s.
-const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+/// Whoever vanished without a word is noticed after 60 + 4 x 15 s of silence.
+pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(15))
     .with_retries(4);
@@ -31,23 +31,22 @@ const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
 /// What the kernel may hold of a flow while the relay is busy. It grants less where `net.core.rmem_max` says so.
 const UDP_RECEIVE_BUFFER: usize = 1024 * 1024;
 
-/// Connects to a target. `data_follows`: something is to be sent to it at once.
+/// Connects to a target, and says which address it was. `data_follows`: something is to be sent to it at once.
 pub(crate) async fn tcp(
     core: &Core,
     target: &Target,
     policy: Policy,
     data_follows: bool,
-) -> Result<TcpStream, Refusal> {
+) -> Result<(TcpStream, IpAddr), Refusal> {
     let limit = policy.connect_timeout.unwrap_or(CONNECT_TIMEOUT).min(LONGEST_TIMEOUT);
     let dial = async {
         let addresses = addresses(core, target, policy).await?;
         race(&addresses, data_follows).await.map_err(|(address, error)| refusal(target, address, &error))
     };
-    let stream = timeout(limit, dial).await.unwrap_or_else(|_| Err(timed_out(target, limit)))?;
-    // Both are refinements: a socket that refuses them still works.
+    let (stream, address) = timeout(limit, dial).await.unwrap_or_else(|_| Err(timed_out(target, limit)))?;
+    // A refinement: a socket that refuses it still works.
     stream.set_nodelay(true).ok();
-    SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE).ok();
-    Ok(stream)
+    Ok((stream, address.ip()))
 }
 
 /// A socket that is connected to a target: only its datagrams come in, and ICMP errors come back.
@@ -123,17 +122,22 @@ fn interleaved(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Connects to whichever address answers first, starting them one after the other (RFC 8305, 5).
-async fn race(addresses: &[SocketAddr], data_follows: bool) -> Result<TcpStream, (SocketAddr, io::Error)> {
+async fn race(
+    addresses: &[SocketAddr],
+    data_follows: bool,
+) -> Result<(TcpStream, SocketAddr), (SocketAddr, io::Error)> {
     let mut waiting = addresses.iter().copied();
     let mut running = FuturesUnordered::new();
-    let attempt =
-        |address| async move { connect(address, data_follows).await.map_err(|error| (address, error)) };
+    let attempt = |address| async move {
+        let stream = connect(address, data_follows).await.map_err(|error| (address, error))?;
+        Ok((stream, address))
+    };
     let mut first_error = None;
     running.extend(waiting.next().map(attempt));
     while !running.is_empty() {
         tokio::select! {
             result = running.next() => match result {
-                Some(Ok(stream)) => return Ok(stream),
+                Some(Ok(connected)) => return Ok(connected),
                 Some(Err(error)) => {
                     first_error.get_or_insert(error);
                     running.extend(waiting.next().map(attempt));
@@ -226,8 +230,9 @@ mod tests {
             let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             gone.local_addr().unwrap()
         };
-        let stream = race(&[closed, listener.local_addr().unwrap()], false).await.unwrap();
-        assert_eq!(stream.peer_addr().unwrap(), listener.local_addr().unwrap());
+        let (stream, address) = race(&[closed, listener.local_addr().unwrap()], false).await.unwrap();
+        assert_eq!(address, listener.local_addr().unwrap());
+        assert_eq!(stream.peer_addr().unwrap(), address);
         let (address, error) = race(&[closed], true).await.unwrap_err();
         assert_eq!((address, error.kind()), (closed, io::ErrorKind::ConnectionRefused));
         assert!(race(&[], false).await.is_err());

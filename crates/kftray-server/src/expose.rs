@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::carrier::{ToClient, Tunnel};
+use crate::dial::KEEPALIVE;
 use crate::kept::Kept;
 use crate::limits;
 use crate::metrics::Kind;
@@ -352,7 +353,10 @@ async fn accept(core: &Arc<Core>, listener: Listener) {
                             caller(&core, socket, peer, lease, &withdrawn).await;
                         });
                     }
-                    Err(_) => core.metrics.exposed("busy"),
+                    Err(_) => {
+                        core.metrics.exposed("busy");
+                        reset(&socket);
+                    }
                 },
                 Err(error) => {
                     warn!(%error, "cannot accept a caller");
@@ -376,7 +380,9 @@ async fn caller(
     mut lease: watch::Receiver<Lease>,
     withdrawn: &CancellationToken,
 ) {
+    // Refinements: a socket that refuses them still works.
     socket.set_nodelay(true).ok();
+    SockRef::from(&socket).set_tcp_keepalive(&KEEPALIVE).ok();
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     let terms = Arc::clone(&lease.borrow().listen);
     if !terms.callers.is_empty() && !terms.callers.iter().any(|net| net.contains(&peer.ip())) {

@@ -63,6 +63,7 @@ impl Carrier {
             pace: Pace::of(purpose),
             streams: 0,
             turn: None,
+            failed: None,
             heard: now,
         };
         let io = Io(Arc::new(Mutex::new(buffers)));
@@ -86,12 +87,15 @@ impl Carrier {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<yamux::Stream, ConnectionError>>> {
         let inbound = self.yamux.poll_next_inbound(cx);
-        if inbound.is_pending()
-            && let Poll::Ready(Err(error)) = self.io.lock().poll_turn(cx)
-        {
-            return Poll::Ready(Some(Err(error.into())));
+        if inbound.is_ready() {
+            return inbound;
         }
-        inbound
+        let mut buffers = self.io.lock();
+        let Poll::Ready(Err(error)) = buffers.poll_turn(cx) else { return Poll::Pending };
+        buffers.failed = Some(error);
+        drop(buffers);
+        // yamux hears of it with its next flush, and ends all streams.
+        self.yamux.poll_next_inbound(cx)
     }
 
     /// Opens a stream to the other side.
@@ -99,7 +103,8 @@ impl Carrier {
         self.yamux.poll_new_outbound(cx)
     }
 
-    /// Ends all streams and the connection.
+    /// Says goodbye and ends the connection. Streams that somebody still waits on do not hear of it (rust-yamux issue 216): a
+    /// connection that is lost is to be dropped instead, which ends them.
     pub fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ConnectionError>> {
         self.yamux.poll_close(cx)
     }
@@ -125,6 +130,8 @@ struct Buffers {
     streams: usize,
     /// When what waits may go.
     turn: Option<Pin<Box<Sleep>>>,
+    /// Why what waited could not be handed on; yamux is still to hear of it.
+    failed: Option<io::Error>,
     heard: Instant,
 }
 
@@ -263,12 +270,60 @@ impl FuturesWrite for Io {
 
     /// Not yet: [`Carrier::poll_inbound`] flushes when yamux has nothing more to say.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.lock().failed.take().map_or(Ok(()), Err))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut buffers = self.lock();
         ready!(buffers.poll_drain(cx))?;
         Pin::new(&mut buffers.socket).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
+
+    use futures::stream::Stream as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// What waits is written after yamux has had its say, so that yamux does not see by itself that it could not be.
+    #[tokio::test]
+    async fn streams_hear_of_a_write_that_failed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = listener.accept().await.unwrap().0.into_std().unwrap();
+        let another_handle = near.try_clone().unwrap();
+        let near = TcpStream::from_std(near).unwrap();
+        let mut carrier = Carrier::new(near, &[], Mode::Server, Purpose::Expose, Instant::now());
+        let mut stream = poll_fn(|cx| carrier.poll_outbound(cx)).await.unwrap();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(carrier.poll_inbound(&mut cx).is_pending());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut waiting = Context::from_waker(&waker);
+        assert!(Pin::new(&mut stream).poll_next(&mut waiting).is_pending());
+
+        another_handle.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut second = poll_fn(|cx| carrier.poll_outbound(cx)).await.unwrap();
+        assert!(Pin::new(&mut second).poll_write(&mut cx, b"x").is_ready());
+        let end = poll_fn(|cx| carrier.poll_inbound(cx)).await;
+        assert!(matches!(end, Some(Err(ConnectionError::Io(_)))), "{end:?}");
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(matches!(Pin::new(&mut stream).poll_next(&mut waiting), Poll::Ready(None | Some(Err(_)))));
     }
 }

@@ -24,6 +24,10 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// hold up the opens behind it. Well above a round trip in a cluster: a dial that works is never answered twice.
 pub(crate) const PENDING_AFTER: Duration = Duration::from_millis(100);
 
+/// Bytes that are taken in while a dial runs; beyond them they stay within yamux' window, and whether the client has given up
+/// is seen only after the dial.
+const MEANWHILE: usize = 16 * 1024;
+
 /// Serves one stream until its end. Without a permit it is refused.
 pub(crate) async fn serve(
     core: Arc<Core>,
@@ -135,9 +139,9 @@ pub(crate) async fn while_dialling<T>(
                     return Dialled::GivenUp;
                 }
             }
-            // One packet at most is taken in: what the client sends beyond stays within yamux' window.
-            packet = stream.next(), if rest.is_empty() => match packet {
-                Some(Ok(packet)) => rest = Bytes::from_owner(packet),
+            packet = stream.next(), if rest.len() < MEANWHILE => match packet {
+                Some(Ok(packet)) if rest.is_empty() => rest = Bytes::from_owner(packet),
+                Some(Ok(packet)) => rest = [rest.as_ref(), packet.as_ref()].concat().into(),
                 Some(Err(_)) | None => return Dialled::GivenUp,
             }
         }

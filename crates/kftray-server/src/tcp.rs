@@ -15,9 +15,9 @@ use kftray_relay_proto::record::{DATA_HEADER, Decoder, Record, data_header};
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, timeout};
 
-use crate::dial;
+use crate::dial::{self, KEEPALIVE};
 use crate::kept::Kept;
 use crate::limits::Bounds;
 use crate::metrics::Metrics;
@@ -31,6 +31,10 @@ pub(crate) const RECORD: usize = FRAME;
 
 /// Where there is no memory, targets are not read for so long: streams that are stuck are given up meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// Most connections are over before this. The others are asked for a sign of life from time to time; to arrange that for each
+/// would cost four system calls of some twenty.
+const SHORT: Duration = Duration::from_secs(10);
 
 /// Buffers that are kept for the next read. Reads happen one at a time; more are out only while streams are blocked.
 const KEPT_BUFFERS: usize = 16;
@@ -63,15 +67,18 @@ pub(crate) async fn serve(
 ) {
     let dial = dial::tcp(core, target, policy, !rest.is_empty());
     let dialled = while_dialling(&mut stream, rest, dial).await;
-    let (socket, rest) = match dialled {
+    let ((socket, address), rest) = match dialled {
         Dialled::GivenUp => return,
         Dialled::Done(Err(refusal), _) => return refuse(core, stream, refusal).await,
-        Dialled::Done(Ok(socket), rest) => (socket, rest),
+        Dialled::Done(Ok(dialled), rest) => (dialled, rest),
     };
-    let address = socket.peer_addr().map(|address| address.ip().to_string()).unwrap_or_default();
     let mut pump = Pump::new(core, stream, socket, rest);
-    Reply::Opened { address, port: target.port }.encode(&mut pump.head);
-    pump.await;
+    Reply::Opened { address: address.to_string(), port: target.port }.encode(&mut pump.head);
+    if timeout(SHORT, &mut pump).await.is_err() {
+        // A refinement: a socket that refuses it still works.
+        SockRef::from(&pump.socket).set_tcp_keepalive(&KEEPALIVE).ok();
+        pump.await;
+    }
 }
 
 /// Moves bytes until both directions have ended or one was cut off.
@@ -246,6 +253,12 @@ impl<'a> Pump<'a> {
     fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Outcome>> {
         loop {
             match self.up {
+                // Its end before the answer's is a reset, or that of the carrier.
+                Up::Done if self.down != Down::Done => match Pin::new(&mut self.stream).poll_next(cx) {
+                    Poll::Ready(Some(Ok(_))) => continue,
+                    Poll::Ready(Some(Err(_)) | None) => return Poll::Ready(Err(Outcome::CutOff)),
+                    Poll::Pending => return Poll::Ready(Ok(())),
+                },
                 Up::Done => return Poll::Ready(Ok(())),
                 Up::Finishing => {
                     // A target that is gone already cannot be told.

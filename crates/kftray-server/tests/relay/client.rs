@@ -2,6 +2,8 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -26,6 +28,7 @@ pub(crate) struct Client {
     pub(crate) hello: ServerHello,
     opener: mpsc::Sender<oneshot::Sender<yamux::Stream>>,
     inbound: mpsc::Receiver<yamux::Stream>,
+    frozen: Arc<AtomicBool>,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -67,9 +70,14 @@ impl Client {
         let (opener, mut requests) = mpsc::channel::<oneshot::Sender<yamux::Stream>>(16);
         let (accepted, inbound) = mpsc::channel(64);
         let mut waiting: Option<oneshot::Sender<yamux::Stream>> = None;
+        let frozen = Arc::new(AtomicBool::new(false));
+        let is_frozen = Arc::clone(&frozen);
         let task = tokio::runtime::Handle::current().spawn(async move {
             loop {
                 let stream = poll_fn(|cx| {
+                    if is_frozen.load(Ordering::Relaxed) {
+                        return Poll::Pending;
+                    }
                     loop {
                         if waiting.is_none() {
                             match requests.poll_recv(cx) {
@@ -92,7 +100,12 @@ impl Client {
                 }
             }
         });
-        Ok(Self { hello, opener, inbound, _task: AbortOnDropHandle::new(task) })
+        Ok(Self { hello, opener, inbound, frozen, _task: AbortOnDropHandle::new(task) })
+    }
+
+    /// Holds its connection, and reads and writes nothing any more: a machine that sleeps.
+    pub(crate) fn freeze(&self) {
+        self.frozen.store(true, Ordering::Relaxed);
     }
 
     /// Opens a stream; `first` follows at once, in the same write.

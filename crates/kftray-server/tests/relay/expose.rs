@@ -198,6 +198,69 @@ async fn a_caller_of_a_client_that_dies_is_offered_to_the_next() {
     assert_eq!(relay.metric(again).await, 2);
 }
 
+/// Its connection stays open, and only its silence tells. Nobody but the relay can then wake the callers.
+#[tokio::test]
+async fn a_caller_of_a_client_that_falls_silent_is_offered_to_the_next() {
+    let relay = Running::start(settings()).await;
+    let (mut client, _control, port) = listening(&relay, Mode::Http).await;
+    let requests = [
+        "GET / HTTP/1.1\r\nHost: shop\r\n\r\n",
+        "POST / HTTP/1.1\r\nHost: shop\r\nContent-Length: 0\r\n\r\n",
+    ];
+    let mut callers = Vec::new();
+    let mut unanswered = Vec::new();
+    for request in requests {
+        let mut caller = call(port).await;
+        caller.write_all(request.as_bytes()).await.unwrap();
+        callers.push(caller);
+        unanswered.push(client.incoming().await);
+    }
+    client.freeze();
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(70)).await;
+    tokio::time::resume();
+    let noticed = async { while relay.metric("kftray_server_tunnels{purpose=\"tcp\"}").await != 0 {} };
+    timeout(SOON, noticed).await.unwrap();
+
+    let mut back = Client::new(relay.tunnel).await;
+    let _control = back.opened(&listen(port, Mode::Http, &[])).await;
+    for _ in requests {
+        let (mut channel, incoming) = back.incoming().await;
+        channel.send_reply(&opened()).await;
+        let is_first = incoming.peer == callers[0].local_addr().unwrap().to_string();
+        let request = if is_first { requests[0] } else { requests[1] };
+        assert_eq!(channel.read(request.len()).await, request.as_bytes());
+        channel.data(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+        channel.send(&Record::finished()).await;
+    }
+    for mut caller in callers {
+        caller.shutdown().await.unwrap();
+        assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 204"));
+    }
+}
+
+/// A caller keeps its connection although the client's program has said its last word, and then the client is gone.
+#[tokio::test]
+async fn a_caller_hears_of_the_end_after_the_client_has_finished() {
+    let relay = Running::start(settings()).await;
+    let (mut client, control, port) = listening(&relay, Mode::Tcp).await;
+    let mut caller = call(port).await;
+    caller.write_all(b"x").await.unwrap();
+    let (mut channel, _) = client.incoming().await;
+    channel.send_reply(&opened()).await;
+    channel.data(b"y").await;
+    channel.send(&Record::finished()).await;
+    timeout(SOON, caller.read_exact(&mut [0])).await.unwrap().unwrap();
+    assert_eq!(timeout(SOON, caller.read(&mut [0])).await.unwrap().unwrap(), 0, "finished");
+    drop((client, control, channel));
+    let reset = async {
+        while caller.take_error().unwrap().is_none() {
+            caller.ready(tokio::io::Interest::ERROR).await.unwrap();
+        }
+    };
+    timeout(SOON, reset).await.unwrap();
+}
+
 #[tokio::test]
 async fn without_a_client_callers_are_told() {
     let short = Settings { expose_hold: Duration::from_millis(300), ..settings() };

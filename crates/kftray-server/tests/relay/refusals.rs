@@ -8,6 +8,7 @@ use kftray_relay_proto::handshake::HandshakeError;
 use kftray_relay_proto::hello::ClientHello;
 use kftray_relay_proto::open::{Family, Open, Policy, Target};
 use kftray_relay_proto::reason::RefusalKind;
+use kftray_relay_proto::record::Record;
 use kftray_relay_proto::token::Token;
 use kftray_relay_proto::version::Versions;
 use kftray_server::settings::{Limits, Settings};
@@ -226,6 +227,15 @@ async fn what_does_not_answer_times_out() {
     let refusal = channel.reply().await.unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::TimedOut);
     assert_eq!(channel.pending, 1, "the dial was slow, and that was told");
+    // Who gives up meanwhile is not dialled for any more, although bytes of it wait.
+    let policy = Policy { connect_timeout: Some(SOON * 2), ..Policy::default() };
+    let target = Target { host: address.ip().to_string(), port: address.port() };
+    let dialling = "kftray_server_streams{kind=\"tcp\"}";
+    let mut waiting = client.open(&Open::Tcp { target, policy }, &[Record::Data("x".into())]).await;
+    let reply = timeout(Duration::from_millis(500), waiting.reply()).await;
+    assert!(reply.is_err() && waiting.pending == 1, "{reply:?}");
+    drop(waiting);
+    timeout(SOON, async { while relay.metric(dialling).await != 0 {} }).await.unwrap();
 }
 
 #[tokio::test]
