@@ -1,6 +1,7 @@
 //! One listener and the connections that came through it. They end together, after the grace of a stop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,9 +34,9 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: Arc<TcpListener>) {
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok((stream, peer)) => {
                 short = false;
-                admit(&shared, stream, &mut connections).await;
+                admit(&shared, stream, peer, &mut connections).await;
             }
             Err(error) if is_the_clients(&error) => {}
             Err(error) => {
@@ -65,7 +66,7 @@ pub(crate) async fn run(shared: Arc<Shared>, listener: Arc<TcpListener>) {
 
 /// Starts a connection's task. Where the process may have no more connections, this waits for one to end; the next
 /// clients stay in the backlog.
-async fn admit(shared: &Arc<Shared>, stream: TcpStream, connections: &mut JoinSet<()>) {
+async fn admit(shared: &Arc<Shared>, stream: TcpStream, peer: SocketAddr, connections: &mut JoinSet<()>) {
     let accepted = Instant::now();
     let open = Arc::clone(&shared.process.open);
     let permit = match Arc::clone(&open).try_acquire_owned() {
@@ -84,7 +85,8 @@ async fn admit(shared: &Arc<Shared>, stream: TcpStream, connections: &mut JoinSe
         }
     };
     let span = debug_span!("connection", forward = shared.config.name);
-    connections.spawn(connection::serve(Arc::clone(shared), stream, accepted, permit).instrument(span));
+    let task = connection::serve(Arc::clone(shared), stream, peer, accepted, permit);
+    connections.spawn(task.instrument(span));
 }
 
 /// The client gave up before it was accepted.

@@ -35,7 +35,6 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 pub(crate) struct Client {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
-    pub(crate) local: SocketAddr,
     /// The client will send no more.
     pub(crate) eof: bool,
     pub(crate) sent: Replay,
@@ -63,12 +62,11 @@ enum ReplayState {
 
 impl Client {
     pub(crate) fn new(stream: TcpStream, peer: SocketAddr) -> io::Result<Self> {
-        let local = stream.local_addr()?;
         stream.set_nodelay(true)?;
         if !peer.ip().to_canonical().is_loopback() {
             SockRef::from(&stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
         }
-        Ok(Self { stream, peer, local, eof: false, sent: Replay::default(), orderly: false })
+        Ok(Self { stream, peer, eof: false, sent: Replay::default(), orderly: false })
     }
 
     /// Takes what has already arrived, without waiting. The runtime does not know yet whether the socket is readable, so
@@ -117,7 +115,7 @@ impl Client {
 
     /// Whether the client's program still holds its socket.
     pub(crate) fn peer_state(&self) -> PeerState {
-        platform::peer_state(self.local, self.peer)
+        self.stream.local_addr().map_or(PeerState::Unknown, |local| platform::peer_state(local, self.peer))
     }
 
     /// Ends orderly after the answer has been written and its end told: reads what still comes for a moment, then closes.

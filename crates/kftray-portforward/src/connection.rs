@@ -4,6 +4,7 @@
 //! application, or any failure if the client had sent nothing. Everything else ends with a reset and an event.
 
 use std::future::poll_fn;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -96,12 +97,12 @@ enum Failure {
 pub(crate) async fn serve(
     shared: Arc<Shared>,
     stream: TcpStream,
+    peer: SocketAddr,
     accepted: Instant,
     permit: OwnedSemaphorePermit,
 ) {
     let tally = &shared.about.tally;
     let _open = tally.accepted();
-    let Ok(peer) = stream.peer_addr() else { return };
     let mut connection = match Client::new(stream, peer) {
         Ok(client) => Connection::new(&shared, client, accepted),
         Err(error) => {
@@ -519,9 +520,9 @@ mod tests {
     #[tokio::test]
     async fn an_idle_connections_task_is_small() {
         let shared = shared();
-        let (_client, stream) = pair().await;
+        let (client, stream) = pair().await;
         let permit = Arc::clone(&shared.process.open).try_acquire_owned().expect("free");
-        let task = serve(shared, stream, Instant::now(), permit);
+        let task = serve(shared, stream, client.local_addr().expect("address"), Instant::now(), permit);
         let size = std::mem::size_of_val(&task);
         assert!(size < 1_536, "{size}");
     }
@@ -532,7 +533,7 @@ mod tests {
         let (client, stream) = pair().await;
         let foreign = "192.0.2.1:4000".parse().expect("address");
         let mut accepted = Client::new(stream, client.local_addr().expect("address")).expect("client");
-        (accepted.peer, accepted.local) = (foreign, foreign);
+        accepted.peer = foreign;
         let mut watch = PeerWatch::default();
         watch.begin(0);
         let begin = Instant::now();

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::client::Client;
 use crate::counters::Tally;
+use crate::platform;
 use crate::ports::{Channel, ChannelError};
 
 /// Bounds of one read from the local socket. The lower one suits interactive traffic, the upper one is where larger reads
@@ -245,7 +246,12 @@ impl<'a> Pump<'a> {
                 *slice = IoSlice::new(chunk);
                 count += 1;
             }
-            self.client.stream.try_write_vectored(slices.get(..count).unwrap_or_default())?
+            let slices = slices.get(..count).unwrap_or_default();
+            if self.pod == PodSide::Ended && count == self.down.len() {
+                platform::write_last(&self.client.stream, slices)?
+            } else {
+                self.client.stream.try_write_vectored(slices)?
+            }
         };
         self.down_bytes -= length;
         let mut rest = length;

@@ -1,4 +1,4 @@
-//! Linux: who listens on a port, and whether a local peer still holds its socket.
+//! Linux: who listens on a port, whether a local peer still holds its socket, and the last packet of a stream.
 //!
 //! The listening program is found as `ss -p` finds it: `/proc/net/tcp{,6}` gives the socket's inode, `/proc/PID/fd` the
 //! process that holds it. Format: `Documentation/networking/proc_net_tcp.rst` of the kernel.
@@ -7,12 +7,15 @@
 //! number of sockets on the machine.
 
 use std::fs;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
 use kftray_commons::spec;
-use socket2::{Domain, Protocol, Socket, Type};
+use nix::libc::{MSG_MORE, MSG_NOSIGNAL};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::Interest;
+use tokio::net::TcpStream;
 
 use super::PeerState;
 
@@ -118,6 +121,14 @@ pub(crate) fn peer_state(local: SocketAddr, peer: SocketAddr) -> PeerState {
     diag_inode(peer, local).map_or(PeerState::Unknown, |inode| match inode {
         Some(inode) if inode != 0 => PeerState::Open,
         Some(_) | None => PeerState::Closed,
+    })
+}
+
+/// Writes what comes right before the socket's end, as far as the socket takes it: it waits in the kernel and leaves in one
+/// packet with the end (`MSG_MORE`, send(2)), which also wakes the reader once instead of twice.
+pub(crate) fn write_last(stream: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    stream.try_io(Interest::WRITABLE, || {
+        SockRef::from(stream).send_vectored_with_flags(slices, MSG_MORE | MSG_NOSIGNAL)
     })
 }
 

@@ -10,7 +10,7 @@ mod other;
 use other as system;
 
 use kftray_commons::spec::Protocol;
-pub(crate) use system::{datagrams_lost, peer_state, port_owner};
+pub(crate) use system::{datagrams_lost, peer_state, port_owner, write_last};
 
 /// Whether the program at the other end of a local connection can still read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
