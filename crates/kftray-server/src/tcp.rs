@@ -7,8 +7,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt as _;
 use futures::io::AsyncWrite as _;
-use futures::stream::Stream as _;
+use futures::stream::{Stream as _, StreamExt as _};
 use kftray_relay_proto::open::{Policy, Reply, Target};
 use kftray_relay_proto::reason::{EndKind, Refusal, RefusalKind};
 use kftray_relay_proto::record::{DATA_HEADER, Decoder, Record, data_header};
@@ -65,6 +66,12 @@ pub(crate) async fn serve(
     target: &Target,
     policy: Policy,
 ) {
+    // The first bytes often come in a frame of their own, in the read that brought the open.
+    let rest = match rest.is_empty().then(|| stream.next().now_or_never()).flatten() {
+        Some(Some(Ok(packet))) => Bytes::from_owner(packet),
+        Some(Some(Err(_)) | None) => return,
+        None => rest,
+    };
     let dial = dial::tcp(core, target, policy, !rest.is_empty());
     let dialled = while_dialling(&mut stream, rest, dial).await;
     let ((socket, address), rest) = match dialled {
