@@ -7,8 +7,13 @@
 //! whose transport failed is tried by one connection at once and then by one per [`PROBE_INTERVAL`], so that a crowd of
 //! waiting clients does not storm a cluster that comes back; a byte from it clears it, and the crowd follows. A suspect
 //! that *refused* (nothing listens on its port) may always be tried: that costs nothing but the try.
+//!
+//! Where the probes of all endpoints have just said what only a person can change (a login that has expired), nobody waits
+//! for the next: everybody is told the same.
 
 use std::time::{Duration, Instant};
+
+use kftray_commons::{Cure, Problem};
 
 use crate::config::Balance;
 use crate::ports::{Condition, Endpoint};
@@ -37,13 +42,15 @@ struct Seat {
     suspect: Option<Suspect>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Suspect {
     kind: SuspectKind,
     /// Others are preferred until then.
     avoid_until: Instant,
     /// Not tried at all before.
     probe_at: Instant,
+    /// What it said, if only a person can change it; nothing while somebody asks again.
+    refusal: Option<Problem>,
 }
 
 /// What an endpoint did wrong.
@@ -62,6 +69,8 @@ pub(crate) enum Pick {
     Go(Endpoint),
     /// Wait: for the set to change, at the latest until the time when a suspect may be tried again.
     Wait(Option<Instant>),
+    /// Every endpoint has just said what only a person can change: waiting would be in vain.
+    Refuse(Problem),
 }
 
 impl Choice {
@@ -81,7 +90,7 @@ impl Choice {
                 Seat {
                     endpoint: endpoint.clone(),
                     last_turn: known.map_or(0, |seat| seat.last_turn),
-                    suspect: known.and_then(|seat| seat.suspect),
+                    suspect: known.and_then(|seat| seat.suspect.clone()),
                 }
             })
             .collect();
@@ -117,12 +126,17 @@ impl Choice {
 
     /// Chooses for a connection, never one of `except`.
     pub(crate) fn pick(&mut self, except: &[Endpoint], now: Instant) -> Pick {
-        let sound = |seat: &Seat| seat.suspect.is_none_or(|suspect| suspect.avoid_until <= now);
-        let probe = |seat: &Seat| seat.suspect.is_none_or(|suspect| suspect.probe_at <= now);
+        let sound = |seat: &Seat| seat.suspect.as_ref().is_none_or(|suspect| suspect.avoid_until <= now);
+        let probe = |seat: &Seat| seat.suspect.as_ref().is_none_or(|suspect| suspect.probe_at <= now);
         let chosen = self.first(except, sound).or_else(|| self.first(except, probe));
         let Some(seat) = chosen.and_then(|index| self.seats.get_mut(index)) else {
-            let waits = self.usable_seats(except).filter_map(|(_, seat)| Some(seat.suspect?.probe_at));
-            return Pick::Wait(waits.min());
+            let suspects = || self.usable_seats(except).map(|(_, seat)| seat.suspect.as_ref());
+            let refusals: Option<Vec<&Problem>> =
+                suspects().map(|suspect| suspect?.refusal.as_ref()).collect();
+            if let Some(&problem) = refusals.as_deref().and_then(<[_]>::first) {
+                return Pick::Refuse(problem.clone());
+            }
+            return Pick::Wait(suspects().flatten().map(|suspect| suspect.probe_at).min());
         };
         self.turn += 1;
         seat.last_turn = self.turn;
@@ -132,6 +146,7 @@ impl Choice {
             // This connection is the probe; the next one may try after a pause.
             suspect.probe_at = now + PROBE_INTERVAL;
             suspect.avoid_until = now + AVOID;
+            suspect.refusal = None;
         }
         Pick::Go(seat.endpoint.clone())
     }
@@ -139,12 +154,15 @@ impl Choice {
     /// The ready endpoint to keep a transport to: where the next connection would go, else any ready one.
     pub(crate) fn for_transport(&self, now: Instant) -> Option<Endpoint> {
         let ready = |seat: &Seat| seat.endpoint.condition == Condition::Ready;
-        let sound =
-            |seat: &Seat| ready(seat) && seat.suspect.is_none_or(|suspect| suspect.avoid_until <= now);
+        let sound = |seat: &Seat| {
+            ready(seat) && seat.suspect.as_ref().is_none_or(|suspect| suspect.avoid_until <= now)
+        };
         let index = self.first(&[], sound).or_else(|| {
             // The one that has been left alone longest.
             let suspects = self.usable_seats(&[]).filter(|(_, seat)| ready(seat));
-            suspects.min_by_key(|(_, seat)| seat.suspect.map(|s| s.avoid_until)).map(|(index, _)| index)
+            suspects
+                .min_by_key(|(_, seat)| seat.suspect.as_ref().map(|s| s.avoid_until))
+                .map(|(index, _)| index)
         })?;
         self.seats.get(index).map(|seat| seat.endpoint.clone())
     }
@@ -165,13 +183,22 @@ impl Choice {
         fitting.min_by_key(key).map(|(index, _)| index)
     }
 
-    /// An endpoint has failed a connection or a transport.
-    pub(crate) fn suspect(&mut self, endpoint: &Endpoint, kind: SuspectKind, now: Instant) {
-        let Some(seat) = self.seat(endpoint) else { return };
+    /// An endpoint has failed a connection or a transport. Returns whether those who wait may be told so now.
+    pub(crate) fn suspect(
+        &mut self,
+        endpoint: &Endpoint,
+        kind: SuspectKind,
+        problem: &Problem,
+        now: Instant,
+    ) -> bool {
+        let Some(seat) = self.seat(endpoint) else { return false };
         // Many connections report the loss of one transport: only the first allows a probe at once.
-        let known = seat.suspect.filter(|suspect| suspect.kind == kind);
+        let known = seat.suspect.as_ref().filter(|suspect| suspect.kind == kind);
         let probe_at = known.map_or(now, |suspect| suspect.probe_at);
-        seat.suspect = Some(Suspect { kind, avoid_until: now + AVOID, probe_at });
+        let refusal = Some(problem).filter(|problem| problem.code.cure() == Cure::User).cloned();
+        let is_refusal = refusal.is_some();
+        seat.suspect = Some(Suspect { kind, avoid_until: now + AVOID, probe_at, refusal });
+        is_refusal
     }
 
     /// An endpoint works. Returns whether it was a suspect: then somebody may be waiting for it.
@@ -220,6 +247,7 @@ pub(crate) fn endpoint(pod: &str, condition: Condition) -> Endpoint {
 mod tests {
     use std::sync::Arc;
 
+    use kftray_commons::Code;
     use proptest::prelude::*;
 
     use super::*;
@@ -234,10 +262,15 @@ mod tests {
         choice
     }
 
+    fn lost() -> Problem {
+        Problem::new(Code::ClusterUnreachable, "it was lost")
+    }
+
     fn go(choice: &mut Choice, now: Instant) -> String {
         match choice.pick(&[], now) {
             Pick::Go(endpoint) => endpoint.pod.to_string(),
             Pick::Wait(until) => panic!("nothing to go to until {until:?}"),
+            Pick::Refuse(problem) => panic!("{problem}"),
         }
     }
 
@@ -248,7 +281,7 @@ mod tests {
         let now = now();
         let mut choice = choice(Balance::Sticky, &[("a", Ready), ("b", Ready)]);
         assert_eq!([go(&mut choice, now), go(&mut choice, now)], ["a", "a"]);
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, &lost(), now);
         assert_eq!(go(&mut choice, now), "b");
         choice.clear_all();
         assert_eq!(go(&mut choice, now), "b", "no way back without need");
@@ -280,12 +313,12 @@ mod tests {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("a", Ready)]);
         for _ in 0..3 {
-            choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+            choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, &lost(), now);
         }
         assert_eq!(go(&mut choice, now), "a", "the probe");
         let next = now + PROBE_INTERVAL;
         assert_eq!(choice.pick(&[], now), Pick::Wait(Some(next)));
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, &lost(), now);
         assert_eq!(choice.pick(&[], now), Pick::Wait(Some(next)), "the probe failed");
         assert_eq!(go(&mut choice, next), "a");
         assert_eq!(choice.pick(&[], next), Pick::Wait(Some(next + PROBE_INTERVAL)));
@@ -294,10 +327,35 @@ mod tests {
     }
 
     #[test]
+    fn what_only_a_person_can_change_is_told_to_all() {
+        let now = now();
+        let (a, b) = (endpoint("a", Ready), endpoint("b", Ready));
+        let expired = Problem::new(Code::Unauthorized, "the login has expired");
+        let transport = SuspectKind::Transport;
+        let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready)]);
+        for pod in [&a, &b] {
+            assert!(choice.suspect(pod, transport, &expired, now));
+        }
+        assert_eq!([go(&mut choice, now), go(&mut choice, now)], ["a", "b"]);
+        assert!(matches!(choice.pick(&[], now), Pick::Wait(Some(_))), "both have been asked again");
+        choice.suspect(&a, transport, &expired, now);
+        assert!(matches!(choice.pick(&[], now), Pick::Wait(Some(_))), "b may still serve");
+        choice.suspect(&b, transport, &expired, now);
+        assert_eq!(choice.pick(&[], now), Pick::Refuse(expired.clone()));
+        assert_eq!(choice.pick(std::slice::from_ref(&a), now), Pick::Refuse(expired.clone()));
+        let next = now + PROBE_INTERVAL;
+        assert_eq!(go(&mut choice, next), "a", "asked again");
+        assert!(!choice.suspect(&a, transport, &lost(), next));
+        assert_eq!(go(&mut choice, next), "b");
+        choice.suspect(&b, transport, &expired, next);
+        assert!(matches!(choice.pick(&[], next), Pick::Wait(Some(_))), "a may come back by itself");
+    }
+
+    #[test]
     fn a_broken_endpoint_is_avoided_and_comes_back_by_itself() {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready)]);
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, &lost(), now);
         assert_eq!([go(&mut choice, now), go(&mut choice, now)], ["b", "b"]);
         let later = now + AVOID;
         assert_eq!(
@@ -312,9 +370,9 @@ mod tests {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready), ("c", Draining)]);
         assert_eq!(choice.for_transport(now), Some(endpoint("a", Ready)));
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, now);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Transport, &lost(), now);
         assert_eq!(choice.for_transport(now), Some(endpoint("b", Ready)));
-        choice.suspect(&endpoint("b", Ready), SuspectKind::Transport, now + AVOID / 2);
+        choice.suspect(&endpoint("b", Ready), SuspectKind::Transport, &lost(), now + AVOID / 2);
         assert_eq!(choice.for_transport(now + AVOID / 2), Some(endpoint("a", Ready)));
         choice.update(&[endpoint("c", Draining)]);
         assert_eq!(choice.for_transport(now), None);
@@ -324,7 +382,7 @@ mod tests {
     fn a_refusing_endpoint_is_avoided_but_not_locked() {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("a", Ready), ("b", Ready)]);
-        choice.suspect(&endpoint("a", Ready), SuspectKind::Refused, now);
+        choice.suspect(&endpoint("a", Ready), SuspectKind::Refused, &lost(), now);
         assert_eq!([go(&mut choice, now), go(&mut choice, now)], ["b", "b"]);
         assert_eq!(choice.pick(&[endpoint("b", Ready)], now), Pick::Go(endpoint("a", Ready)));
         assert_eq!(choice.pick(&[endpoint("a", Ready), endpoint("b", Ready)], now), Pick::Wait(None));
@@ -334,7 +392,7 @@ mod tests {
     fn a_successor_of_the_same_name_is_another_pod() {
         let now = now();
         let mut choice = choice(Balance::RoundRobin, &[("db-0", Ready)]);
-        choice.suspect(&endpoint("db-0", Ready), SuspectKind::Transport, now);
+        choice.suspect(&endpoint("db-0", Ready), SuspectKind::Transport, &lost(), now);
         let successor = Endpoint { uid: Arc::from("new"), ..endpoint("db-0", Ready) };
         assert!(choice.update(std::slice::from_ref(&successor)));
         assert_eq!(choice.pick(&[], now), Pick::Go(successor));
@@ -369,6 +427,7 @@ mod tests {
                             counts[index.expect("checked")] += 1;
                         }
                         Pick::Wait(until) => prop_assert!(usable.is_empty() && until.is_none()),
+                        Pick::Refuse(problem) => prop_assert!(false, "{problem}"),
                     }
                 }
                 let (low, high) = (counts.iter().min(), counts.iter().max());

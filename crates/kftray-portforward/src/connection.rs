@@ -207,6 +207,7 @@ impl<'a> Connection<'a> {
                     self.pause_after_refusal().await?;
                 }
                 Pick::Wait(_) if !self.refused.is_empty() => self.refused.clear(),
+                Pick::Refuse(problem) => return Err(Failure::Problem(problem)),
                 Pick::Wait(until) => {
                     self.hold()?;
                     let until = until.map_or(self.deadline, |until| self.deadline.min(until.into()));
@@ -270,11 +271,11 @@ impl<'a> Connection<'a> {
             return self.rest(None, Instant::now() + OVERLOAD_PAUSE).await;
         }
         if code == Code::RemoteRefused && endpoint.condition == Condition::Ready {
-            self.shared.directory.suspect(&endpoint, SuspectKind::Refused);
+            self.shared.directory.suspect(&endpoint, SuspectKind::Refused, &problem);
             self.refused.push(endpoint);
             return Ok(());
         }
-        self.shared.directory.suspect(&endpoint, SuspectKind::Transport);
+        self.shared.directory.suspect(&endpoint, SuspectKind::Transport, &problem);
         match code.cure() {
             Cure::User => Err(Failure::Problem(problem)),
             Cure::Retry | Cure::Wait => Ok(()),

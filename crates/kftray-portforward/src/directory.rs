@@ -88,8 +88,11 @@ impl Directory {
     }
 
     /// An endpoint has failed a connection or a transport.
-    pub(crate) fn suspect(&self, endpoint: &Endpoint, kind: SuspectKind) {
-        self.known().choice.suspect(endpoint, kind, now());
+    pub(crate) fn suspect(&self, endpoint: &Endpoint, kind: SuspectKind, problem: &Problem) {
+        let is_refusal = self.known().choice.suspect(endpoint, kind, problem, now());
+        if is_refusal {
+            self.ring();
+        }
     }
 
     /// A connection has got its first byte from an endpoint.

@@ -229,7 +229,7 @@ impl Supervisor {
                 self.step(Input::WarmOk);
             }
             Err(error) => {
-                self.shared.directory.suspect(&endpoint, SuspectKind::Transport);
+                self.shared.directory.suspect(&endpoint, SuspectKind::Transport, &error.problem);
                 self.step(Input::WarmFailed(error.problem));
             }
         }
@@ -237,7 +237,7 @@ impl Supervisor {
 
     fn lost(&mut self, problem: Problem) {
         if let Some((endpoint, _)) = self.transport.take() {
-            self.shared.directory.suspect(&endpoint, SuspectKind::Transport);
+            self.shared.directory.suspect(&endpoint, SuspectKind::Transport, &problem);
         }
         self.shared.about.set_ready(None);
         self.step(Input::TransportLost(problem));

@@ -109,7 +109,7 @@ impl Flow {
                 }
                 Closed::Failed(problem) => {
                     debug!(peer = %self.peer, %endpoint, code = %problem.code, %problem, "the channel was lost");
-                    self.shared.directory.suspect(&endpoint, SuspectKind::Transport);
+                    self.shared.directory.suspect(&endpoint, SuspectKind::Transport, &problem);
                 }
             }
         }
@@ -138,9 +138,10 @@ impl Flow {
                     } else if is_the_targets(&problem) {
                         return Err(End::Refused(problem));
                     } else {
-                        directory.suspect(&endpoint, SuspectKind::Transport);
+                        directory.suspect(&endpoint, SuspectKind::Transport, &problem);
                     }
                 }
+                Pick::Refuse(problem) => return Err(End::Refused(problem)),
                 Pick::Wait(until) => {
                     let until = until.map_or(expiry.deadline(), |until| expiry.deadline().min(until.into()));
                     tokio::select! {

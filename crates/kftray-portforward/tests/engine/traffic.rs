@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::sim::{App, Manner, PATIENCE, Sim, config, connect, pattern, ready, until_status};
 
@@ -375,4 +375,43 @@ async fn beyond_the_limit_of_open_connections_clients_wait_for_a_place() {
     first.set_zero_linger().expect("linger");
     drop(first);
     assert_eq!(timeout(PATIENCE, second.read_u8()).await.expect("in time").expect("read"), b'a');
+}
+
+/// A login that has expired: whoever connects hears so at once, also in a crowd, and the cluster is not stormed.
+#[tokio::test(start_paused = true)]
+async fn where_only_a_person_can_help_a_crowd_is_told_at_once() {
+    let sim = Sim::with(App::Echo, &["a", "b"]);
+    let forward = ready(&sim.engine(), config()).await;
+    for pod in ["a", "b"] {
+        sim.change(pod, |pod| pod.manner = Manner::Fail(Code::Unauthorized, Delivery::Nothing));
+        sim.break_pod(pod);
+    }
+    until_status(&forward, "needs_user").await;
+    let mut events = forward.events();
+    let (begin, before) = (Instant::now(), sim.seen().dials);
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        // Refused so soon that connecting itself may say so.
+        clients.extend(TcpStream::connect(forward.addresses()[0]).await);
+    }
+    for client in &mut clients {
+        assert!(read_all(client).await.is_err(), "reset");
+    }
+    assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
+    assert!(sim.seen().dials - before <= 6, "{} dials", sim.seen().dials - before);
+    let mut told = 0;
+    while told < 40 {
+        let event = timeout(PATIENCE, events.recv()).await.expect("in time").expect("events");
+        if let Event::ConnectionFailed { problem, .. } = event {
+            assert_eq!(problem.code, Code::Unauthorized);
+            told += 1;
+        }
+    }
+    for pod in ["a", "b"] {
+        sim.change(pod, |pod| pod.manner = Manner::Serve);
+    }
+    // Each pod is asked again within a second of the last refusal.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    echo_exactly(connect(&forward).await, pattern(100), vec![100]).await;
+    until_status(&forward, "ready").await;
 }

@@ -6,7 +6,6 @@ use std::time::Duration;
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::{ChannelError, Delivery};
 use kftray_spdy::connection::PairId;
-use kftray_spdy::frame::ResetStatus;
 use tokio::time::Instant;
 
 use super::State;
@@ -121,8 +120,15 @@ impl State {
                 if due > now {
                     self.arm(pair, due);
                 } else {
-                    self.client.reset(pair, ResetStatus::CANCEL, &mut self.control);
-                    self.conclude(pair);
+                    // No end in order: of an answer that was lost here nobody must take the rest for the whole.
+                    let message = format!(
+                        "pod {} did not end a connection to port {} within {} s of its client's end",
+                        self.pod,
+                        stream.port,
+                        AFTER_FINISH.as_secs()
+                    );
+                    let problem = Problem::new(Code::ConnectionLost, message);
+                    self.break_stream(pair, ChannelError { problem, delivery: Delivery::Unknown });
                 }
             }
         }
