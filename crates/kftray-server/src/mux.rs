@@ -283,7 +283,6 @@ impl FuturesWrite for Io {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Wake, Waker};
 
