@@ -115,14 +115,10 @@ impl Exposures {
         }
     }
 
-    /// Whether callers are served, or held for an owner who may be back at once; true for a relay without exposures.
-    pub(crate) fn is_ready(&self, now: Instant) -> bool {
-        let served = |port: &Port| match port.lease.borrow().owner {
-            _ if port.withdrawn.is_cancelled() => false,
-            Owner::Here(_) => true,
-            Owner::Lost { until } => now < until,
-        };
-        self.allowed.is_empty() || self.ports().values().any(served)
+    /// Whether callers get an answer; true for a relay without exposures. Also when the owner is gone: a pod that is not ready
+    /// leaves its Service, and callers would be refused without a word instead of being told that nobody is there.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.allowed.is_empty() || self.ports().values().any(|port| !port.withdrawn.is_cancelled())
     }
 
     /// Accepts callers on all ports, for as long as it is polled.

@@ -13,7 +13,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use crate::limits;
 use crate::relay::Core;
@@ -76,7 +76,7 @@ fn answer(core: &Core, method: &Method, path: &str) -> Response<Full<Bytes>> {
         "/readyz" if core.draining.is_cancelled() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "going away\n".into())
         }
-        "/readyz" if !core.exposures.is_ready(Instant::now()) => {
+        "/readyz" if !core.exposures.is_ready() => {
             text(StatusCode::SERVICE_UNAVAILABLE, "no tunnel: nobody answers callers\n".into())
         }
         "/readyz" => text(StatusCode::OK, "ok\n".into()),

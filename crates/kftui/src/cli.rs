@@ -295,6 +295,11 @@ pub(crate) struct CommonArgs {
     #[arg(long, value_enum, default_value_t, value_name = "KIND")]
     pub(crate) transport: Transport,
 
+    /// Image of the relay, where one is needed, for example from a mirror [env: KFTRAY_RELAY_IMAGE]
+    /// [default: this version's]
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) relay_image: Option<String>,
+
     /// Seconds that a new connection waits while no pod is ready; 0 refuses at once
     #[arg(long, value_parser = duration, default_value = HOLD, value_name = "SECONDS")]
     pub(crate) hold: Duration,

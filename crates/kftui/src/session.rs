@@ -12,8 +12,10 @@ use anyhow::Result;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use futures::stream::{BoxStream, SelectAll, StreamExt as _};
+use kftray_commons::api::Exposed;
+use kftray_commons::spec::Direction;
 use kftray_commons::{Code, Event, ForwardSpec, Problem, Status, Workload};
-use kftray_portforward::{Config, Engine, Event as Happening, Forward};
+use kftray_portforward::{Call, Config, Engine, Event as Happening, Forward};
 use tokio::process::Child;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::Instant;
@@ -117,6 +119,17 @@ pub(crate) async fn run_with(
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Exit::Clean),
         Err(error) => Err(error.into()),
     }
+}
+
+/// A call of an expose: `203.0.113.7 POST /hook 200 12 ms`.
+fn told(call: &Call) -> String {
+    let mut words = vec![call.caller.clone()];
+    if let Some((method, path)) = &call.request {
+        words.extend([method.clone(), path.clone()]);
+    }
+    words.extend(call.status.map(|status| status.to_string()));
+    words.push(format!("{} ms", call.took.as_millis()));
+    words.join(" ")
 }
 
 /// The next signal that asks for the end.
@@ -303,7 +316,11 @@ impl<'a> Session<'a> {
             }
             Happening::Published { urls, notes } => {
                 (one.announced, one.was_ready, one.waits_for) = (true, true, None);
-                for note in urls.into_iter().chain(notes) {
+                let reach = match one.item.spec.workload.direction() {
+                    Direction::FromCluster(expose) => Some(Exposed::of(expose).reach().to_owned()),
+                    Direction::ToCluster(..) => None,
+                };
+                for note in urls.into_iter().chain(reach).chain(notes) {
                     self.screen.note(&format!("{label}: {note}"))?;
                 }
                 self.maybe_all_ready()
@@ -313,11 +330,11 @@ impl<'a> Session<'a> {
                 Ok(None)
             }
             Happening::Called(call) => {
-                tracing::debug!(forward = label, ?call, "a call");
+                self.screen.note(&format!("{label}: {}", told(&call)))?;
                 Ok(None)
             }
             Happening::CallFailed { caller, problem } => {
-                tracing::debug!(forward = label, caller, %problem, "a call failed");
+                self.screen.note(&format!("{label}: {caller}: {problem}"))?;
                 self.screen.event(&Event::ConnectionFailed { forward: label, problem })?;
                 Ok(None)
             }

@@ -17,13 +17,16 @@ pub(crate) struct Stack {
 
 impl Stack {
     /// Over whatever kubeconfigs the forwards name. Connects to nothing yet. Within a tokio runtime.
-    pub(crate) fn new(transport: Transport) -> Self {
+    pub(crate) fn new(transport: Transport, relay_image: Option<String>) -> Self {
         let environment = Environment::from_process();
         // Without the file relays work all the same; only the next process does not find those of this one.
-        let relay = relay::identity(&environment).unwrap_or_else(|error| {
+        let mut relay = relay::identity(&environment).unwrap_or_else(|error| {
             tracing::warn!("{error:#}");
             RelayOptions::ephemeral()
         });
+        if relay_image.is_some() {
+            relay.settings.image = relay_image;
+        }
         let options =
             KubeOptions { environment, transport: choice(transport), relay, ..KubeOptions::from_process() };
         let ports = Arc::new(KubePorts::new(options));

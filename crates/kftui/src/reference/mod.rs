@@ -232,7 +232,7 @@ async fn in_memory(source: Source, args: &ReferenceArgs) -> Result<Exit> {
         command: args.command.clone(),
     };
     let mut signals = Signals::install()?;
-    let stack = Stack::new(Transport::Auto);
+    let stack = Stack::new(Transport::Auto, None);
     let more = match source.more {
         Some(more) => {
             let mut ports = source.ports;

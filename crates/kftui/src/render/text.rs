@@ -202,6 +202,9 @@ impl TextScreen {
             what.push_str(&format!(", {} failed", counters.failed));
         }
         what.push_str(&format!(", {} down, {} up", bytes(counters.bytes_down), bytes(counters.bytes_up)));
+        if counters.datagrams_dropped > 0 {
+            what.push_str(&format!(", {} datagrams dropped", counters.datagrams_dropped));
+        }
         let painted = self.paint.dim("stopped");
         self.line(forward, "stopped", &painted, &what)
     }

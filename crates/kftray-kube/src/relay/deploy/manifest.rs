@@ -136,9 +136,15 @@ impl Wanted<'_> {
         self.identity.key.token(self.server, self.namespace, nonce)
     }
 
-    /// Hash of everything but nonce and token.
+    /// Hash of everything but nonce and token, and who made it: the name of a laptop changes with its network.
     pub(super) fn fingerprint(&self) -> String {
-        short_hash(&self.bare("-").to_string())
+        let mut job = self.bare("-");
+        for annotations in ["/metadata/annotations", "/spec/template/metadata/annotations"] {
+            if let Some(Value::Object(annotations)) = job.pointer_mut(annotations) {
+                annotations.remove(annotation::CREATED_BY);
+            }
+        }
+        short_hash(&job.to_string())
     }
 
     /// Whether an existing Job is this relay: same making, and the token is ours.

@@ -271,6 +271,12 @@ fn running(model: &Model, state: &ForwardState, entry: &Entry, add: &mut impl Fn
     let counters = &state.counters;
     let failed = if counters.failed > 0 { format!(", {} failed", counters.failed) } else { String::new() };
     add("Connections", &format!("{} open, {} in all{failed}", counters.open, counters.connections));
+    if counters.datagrams_dropped > 0 {
+        add("Dropped", &format!("{} datagrams", counters.datagrams_dropped));
+    }
+    if counters.flows_refused > 0 {
+        add("Refused", &format!("{} peers: there were too many", counters.flows_refused));
+    }
     add("Traffic", &format!("↑ {}  ↓ {}", text::bytes(counters.bytes_up), text::bytes(counters.bytes_down)));
     if let Some((bars, number)) = rate(entry, SAMPLES) {
         add("Now", &format!("{} {number}", bars.trim_start()));
