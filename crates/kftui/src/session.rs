@@ -509,6 +509,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_call_is_one_line() {
+        let request = Some(("POST".to_owned(), "/hook".to_owned()));
+        let took = Duration::from_micros(12_345);
+        let mut call = Call { caller: "203.0.113.7".to_owned(), request, status: Some(200), took };
+        assert_eq!(told(&call), "203.0.113.7 POST /hook 200 12 ms");
+        (call.request, call.status) = (None, None);
+        assert_eq!(told(&call), "203.0.113.7 12 ms");
+    }
+
+    #[test]
     fn names_are_unique() {
         let spec = |alias: Option<&str>, object: TargetObject| {
             let port = RemotePort::Name("http".to_owned());
