@@ -64,16 +64,18 @@ fn serve() -> Result<()> {
     // One thread: the relay moves bytes, and its pod has a few milli-CPU. It never waits for anything but sockets.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
+        // First of all: a signal that comes before is ignored.
+        let stop = stop()?;
         let names = Names::from_file(Path::new(RESOLV_CONF))?;
         let ours = std::env::vars_os().any(|(name, _)| name.to_string_lossy().starts_with("KFTRAY_TOKEN"));
         if !ours && let Some(contract) = Contract::read(&variable)? {
-            OneTarget::bind(contract, names)?.run(stop()?).await;
+            OneTarget::bind(contract, names)?.run(stop).await;
             return Ok(());
         }
         let settings = Settings::read(&variable)?;
         let relay = Relay::bind(settings, names).await?;
         info!("{SOFTWARE}: tunnels at {}, health at {}", relay.tunnel_address()?, relay.health_address()?);
-        let ended = relay.run(stop()?).await;
+        let ended = relay.run(stop).await;
         info!(?ended, "bye");
         Ok(())
     })

@@ -196,6 +196,7 @@ mod tests {
         assert_eq!((settings.tunnel_port, settings.health_port), (9999, 9998));
         assert_eq!(settings.idle_exit, Some(Duration::from_secs(120)));
         assert_eq!(settings.drain, Duration::from_secs(20));
+        assert_eq!(settings.expose_hold, Duration::from_secs(10));
         assert_eq!(
             (settings.limits.carriers, settings.limits.streams, settings.limits.flows),
             (64, 4096, 4096)

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-use crate::field::{IMAGE, SOON, START};
+use crate::field::{SOON, START, image};
 use crate::forward::Forward;
 use crate::ground::Ground;
 
@@ -57,7 +57,7 @@ impl Exposer {
             .args(["run", "--output", "json"])
             .arg(&file)
             .env("KFTRAY_CONFIG", self.home.path())
-            .env("KFTRAY_RELAY_IMAGE", IMAGE)
+            .env("KFTRAY_RELAY_IMAGE", image())
             .env("KUBECONFIG", &self.ground.kubeconfig);
         Forward::spawn(command)
     }

@@ -12,11 +12,19 @@ use crate::forward::Forward;
 use crate::ground::{self, Ground};
 
 /// The relay's image, as `cargo xtask cluster` names it.
-pub const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
+const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
 /// For a pod to be scheduled, started and tunnelled to.
 pub const START: Duration = Duration::from_secs(90);
 /// For anything that takes milliseconds on an idle machine.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// The relay's image: the one that `KFTRAY_E2E_RELAY_IMAGE` names, else the one that `cargo xtask cluster` has built. Not
+/// `KFTRAY_RELAY_IMAGE`, which a person may have set for their own forwards.
+#[must_use]
+pub fn image() -> String {
+    let named = std::env::var("KFTRAY_E2E_RELAY_IMAGE").ok().filter(|name| !name.is_empty());
+    named.unwrap_or_else(|| IMAGE.to_owned())
+}
 
 /// A namespace with a relay, and a `kftui` that forwards through it.
 pub struct Field {
@@ -131,7 +139,7 @@ async fn start(ground: &Ground, home: &TempDir, list: &Value) -> Result<Forward>
         .args(["run", "--output", "json"])
         .arg(&file)
         .env("KFTRAY_CONFIG", home.path())
-        .env("KFTRAY_RELAY_IMAGE", IMAGE)
+        .env("KFTRAY_RELAY_IMAGE", image())
         .env("KUBECONFIG", &ground.kubeconfig);
     let mut forward = Forward::spawn(command)?;
     forward.until("all_ready", START).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::client::{connect, download, get, upload};
-use kftray_e2e::field::{IMAGE, SOON, START};
+use kftray_e2e::field::{SOON, START, image};
 use kftray_e2e::{Forward, Ground};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -38,7 +38,7 @@ impl Place {
         let mut command = Command::new(&self.ground.kftui);
         command
             .env("KFTRAY_CONFIG", self.home.path())
-            .env("KFTRAY_RELAY_IMAGE", IMAGE)
+            .env("KFTRAY_RELAY_IMAGE", image())
             .env("KUBECONFIG", &self.ground.kubeconfig);
         command
     }

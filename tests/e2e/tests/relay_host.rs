@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::Ground;
 use kftray_e2e::client::get;
+use kftray_e2e::field::image;
 use kftray_e2e::ground::run;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -17,8 +18,6 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-/// As `cargo xtask cluster` names it.
-const IMAGE: &str = concat!("kftray-server:", env!("CARGO_PKG_VERSION"));
 /// For a pod to be scheduled, started and tunnelled to.
 const START: Duration = Duration::from_secs(90);
 /// For anything that takes milliseconds on an idle machine.
@@ -145,7 +144,7 @@ async fn every_kind_lives_in_the_host() -> Result<()> {
     let (program, _tasks) = program().await?;
     let file = user.home.path().join("forwards.json");
     std::fs::write(&file, entries(user.namespace, program).to_string())?;
-    user.kftui(&["settings", "set", &format!("relay_image={IMAGE}")]).await?;
+    user.kftui(&["settings", "set", &format!("relay_image={}", image())]).await?;
     user.kftui(&["import", &file.display().to_string()]).await?;
     user.kftui(&["start", "--all", "--no-wait"]).await?;
     user.kftui(&["wait", "--ready", "--timeout", "90"]).await?;

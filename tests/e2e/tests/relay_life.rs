@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kftray_e2e::field::{IMAGE, SOON, START, metrics, nothing_installed};
+use kftray_e2e::field::{SOON, START, image, metrics, nothing_installed};
 use kftray_e2e::{Forward, Ground, client, ground};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,7 +36,7 @@ impl Place {
                 "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace}, labels: {{ {labels} }} }}\n{more}"
             ))
             .await?;
-        Ok(Self { ground, namespace, home: TempDir::new()?, image: IMAGE.to_owned() })
+        Ok(Self { ground, namespace, home: TempDir::new()?, image: image() })
     }
 
     fn kftui(&self, kubeconfig: &Path) -> Command {
@@ -273,7 +273,7 @@ async fn adopted_after_a_kill_replaced_by_another_version_and_gone_in_time() -> 
     drop(forward);
 
     // The same program under another name of the image is another relay; the old one drains.
-    place.image = format!("docker.io/library/{IMAGE}");
+    place.image = format!("docker.io/library/{}", image());
     let forward = place.serves().await?;
     let both = place.jobs().await?;
     ensure!(both.len() == 2 && both.contains(&first[0]), "{both:?}");
@@ -283,7 +283,7 @@ async fn adopted_after_a_kill_replaced_by_another_version_and_gone_in_time() -> 
         ground: place.ground.clone(),
         namespace: place.namespace.clone(),
         home: TempDir::new()?,
-        image: IMAGE.to_owned(),
+        image: image(),
     };
     let swept = other.run(&["relay", "sweep", "--all", "-n", &other.namespace]).await?;
     ensure!(swept.contains("Nothing to remove"), "{swept}");
@@ -392,7 +392,7 @@ async fn installed_for_all_and_the_documented_commands_work_as_printed() -> Resu
     let place = Place::new("users", "", "").await?;
     nothing_installed(&place.ground).await?;
     let installed =
-        place.run(&["relay", "install", "--image", IMAGE, "--group", "nobody-in-particular"]).await?;
+        place.run(&["relay", "install", "--image", &image(), "--group", "nobody-in-particular"]).await?;
     ensure!(installed.contains("Deployment kftray-system/kftray-server: created"), "{installed}");
     let outcome = documented(&place).await;
     let removed = place.run(&["relay", "uninstall", "--delete-namespace"]).await?;
@@ -464,8 +464,9 @@ async fn installed_with_a_token_for_those_who_may_read_it() -> Result<()> {
     // The user's part is in what is installed.
     let holder = place.user("token-holder", "forward", &place.namespace).await?;
     let outsider = place.user("token-outsider", "installed", "kftray-system");
+    let image = image();
     let install =
-        ["relay", "install", "--image", IMAGE, "--replicas", "1", "--token", "--user", "token-holder"];
+        ["relay", "install", "--image", &image, "--replicas", "1", "--token", "--user", "token-holder"];
     nothing_installed(&place.ground).await?;
     let installed = place.run(&install).await?;
     let outcome = async {

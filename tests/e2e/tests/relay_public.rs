@@ -3,6 +3,8 @@
 //!
 //! Needs the relay's image and the Ingress controller in the cluster (`cargo xtask cluster up --relay`, `cluster load
 //! --ingress`, or what `cargo xtask test --e2e` does).
+//!
+//! One file, though a large one: every test here needs the same callers from both sides, issuer and program.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use http_body_util::{BodyExt as _, Full};
 use kftray_e2e::exposer::waits_for;
 use kftray_e2e::field::{SOON, START, metrics, proxy};
+use kftray_e2e::ground::NAMESPACE;
 use kftray_e2e::https::Caller;
 use kftray_e2e::program::{Body, bytes, hex};
 use kftray_e2e::stream::{first_difference, period};
@@ -23,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 /// Both examples of the documents, word for word but for the context.
@@ -504,7 +507,8 @@ async fn callers_while_the_client_is_killed_and_returns() -> Result<()> {
     }
     sleep(Duration::from_millis(500)).await;
     // One at least waits for its answer when the client dies.
-    let waiting = tokio::spawn(client::get(port, "/slow?ms=2000", START));
+    let mut waiting = JoinSet::new();
+    waiting.spawn(client::get(port, "/slow?ms=2000", START));
     sleep(Duration::from_millis(500)).await;
     forward.signal("KILL").await?;
     let killed = Instant::now();
@@ -513,7 +517,7 @@ async fn callers_while_the_client_is_killed_and_returns() -> Result<()> {
     sleep(Duration::from_secs(2)).await;
     over.store(true, Ordering::Relaxed);
 
-    let answer = waiting.await??;
+    let answer = waiting.join_next().await.context("a caller that waits")???;
     ensure!(answer.contains("/slow"), "another's answer: {answer}");
     let gets = sum(idempotent).await?;
     let posts = sum(posts).await?;
@@ -533,6 +537,73 @@ async fn callers_while_the_client_is_killed_and_returns() -> Result<()> {
     ensure!(late.is_empty(), "begun after the client's death: {late:?}");
     ensure!(posts.failed.len() <= 8, "more than were in flight: {:?}", posts.failed);
     ensure!(again > 0, "the one that waited was not offered again");
+    drop((forward, pod));
+    exposer.gone().await
+}
+
+/// The relay's own answer to a plain GET, whatever its status: head and body.
+async fn answer_of(port: u16) -> Result<String> {
+    let call = async {
+        let mut socket = client::connect(port).await?;
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: inside\r\nConnection: close\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).await?;
+        anyhow::Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
+    timeout(SOON, call).await.context("no answer")?
+}
+
+/// The client is killed and nobody comes back: callers are told so by the relay as long as it is there, and then nothing of the
+/// exposes is left in the cluster.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_callers_get_when_the_client_is_gone_for_good() -> Result<()> {
+    // When callers call: the relay has just given up to hold them (10 s), and long after that, when a pod that is not ready
+    // would have left its Service.
+    const CALLS: [Duration; 2] = [Duration::from_secs(12), Duration::from_secs(40)];
+    const NOTHING_LEFT: Duration = Duration::from_secs(150);
+    let exposer = Exposer::new("relay-public-gone").await?;
+    let issuer = Issuer::start(&exposer.ground, "gone-issuer")?;
+    let program = Program::listen(0).await?;
+    let entries =
+        [internal("inside", program.port), public("outside.example.com", "gone-issuer", program.port)];
+    let forward = exposer.run(&entries).await?;
+    // The callers' way into the cluster is another process, with a relay in another namespace: it shall not be counted.
+    let mut way = proxy("from-a-pod", &format!("inside.{}.svc.cluster.local", exposer.namespace), 80);
+    way["namespace"] = NAMESPACE.into();
+    let pod = exposer.other()?.run(&[way]).await?;
+    let port = pod.port()?;
+    let outside = caller("outside.example.com", &issuer)?;
+    outside.until_answered(200, SOON).await?;
+    // The node's rules for a new Service, and the DNS' knowledge of it, may come after its first callers.
+    let begin = Instant::now();
+    while let Err(error) = client::get(port, "/", SOON).await {
+        ensure!(begin.elapsed() < START, "{error:#}");
+        sleep(Duration::from_millis(200)).await;
+    }
+
+    forward.signal("KILL").await?;
+    let killed = Instant::now();
+    let is_told = |alias: &str, text: &str| text.contains(&format!("{alias} is exposed by a kftray client"));
+    for after in CALLS {
+        sleep_until(killed + after).await;
+        let answer = answer_of(port).await.with_context(|| format!("from a pod, {after:?} after"))?;
+        ensure!(answer.starts_with("HTTP/1.1 503 ") && is_told("inside", &answer), "{after:?}: {answer}");
+        let called = timeout(SOON, outside.get("/")).await;
+        let (status, text) = called.with_context(|| format!("from outside, {after:?} after"))??;
+        ensure!(status == 503 && is_told("outside.example.com", &text), "{after:?}: {status}: {text}");
+    }
+
+    let kinds = "jobs,pods,services,ingresses";
+    let look = ["-n", exposer.namespace.as_str(), "get", kinds, "-o", "name"];
+    loop {
+        let left = exposer.ground.kubectl(&look).await?;
+        if left.trim().is_empty() {
+            break;
+        }
+        ensure!(killed.elapsed() < NOTHING_LEFT, "left {:?} after the kill:\n{left}", killed.elapsed());
+        sleep(Duration::from_millis(500)).await;
+    }
+    println!("nothing was left {:?} after the client was killed", killed.elapsed());
     drop((forward, pod));
     exposer.gone().await
 }

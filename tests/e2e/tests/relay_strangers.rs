@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use kftray_e2e::field::{Field, IMAGE, SOON, direct, metrics, nothing_installed, proxy, proxy_udp};
+use kftray_e2e::field::{Field, SOON, direct, image, metrics, nothing_installed, proxy, proxy_udp};
 use kftray_e2e::{Ground, client, ground};
 use serde_json::json;
 use tempfile::TempDir;
@@ -28,13 +28,22 @@ async fn strangers_at_the_relay_get_nowhere() -> Result<()> {
 
     // Another pod: the tunnel's port is not on the pod's address, and the health port tells health only.
     let ports = [proxy("tunnel", address, 9999), proxy("health", address, 9998)];
-    let other = Field::run("strangers-other", &ports).await?;
+    let mut other = Field::run("strangers-other", &ports).await?;
     let mut socket = client::connect(other.ports[0]).await?;
     socket.write_all(b"KFTRELAY").await?;
     ensure!(
         timeout(SOON, socket.read(&mut [0; 64])).await?.unwrap_or(0) == 0,
         "an answer at the tunnel port"
     );
+    // Nothing listens there: had the relay taken the connection, it would have waited for the rest of the hello and then
+    // closed without a byte, which looks the same from here.
+    let message = other.told("remote_refused").await?;
+    ensure!(message.contains("nothing listens") && message.contains(address), "{message}");
+    let told = field.metrics().await?;
+    for reason in ["silent", "flood", "garbage"] {
+        let count = told.get(&format!("hellos_refused_total{{reason=\"{reason}\"}}"));
+        ensure!(count == 0, "{count} strangers came through ({reason}):\n{}", told.0);
+    }
     ensure!(client::get(other.ports[1], "/healthz", SOON).await?.starts_with("ok"));
     let mut socket = client::connect(other.ports[1]).await?;
     socket.write_all(b"\x16\x03\x01garbage\r\n\r\n").await?;
@@ -158,7 +167,7 @@ async fn a_flood_of_opens_is_told_and_counted_and_disturbs_nobody() -> Result<()
     std::fs::write(&patch, json!({ "spec": { "template": { "spec": { "containers": few } } } }).to_string())?;
     let patch = patch.display().to_string();
     nothing_installed(&ground).await?;
-    relay(&ground, &home, &["install", "--image", IMAGE, "--replicas", "1", "--patch", &patch]).await?;
+    relay(&ground, &home, &["install", "--image", &image(), "--replicas", "1", "--patch", &patch]).await?;
     let outcome = flood_of_opens(&ground).await;
     relay(&ground, &home, &["uninstall", "--delete-namespace"]).await?;
     outcome

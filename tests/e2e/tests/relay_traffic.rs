@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use kftray_e2e::field::{Field, IMAGE, SOON, direct, proxy, value};
+use kftray_e2e::field::{Field, SOON, direct, image, proxy, value};
 use kftray_e2e::{Forward, Ground, client, ground};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -169,6 +169,8 @@ async fn each_refusal_has_its_message() -> Result<()> {
     let api = ground.kubectl(&["get", "service", "kubernetes", "-o", "jsonpath={.spec.clusterIP}"]).await?;
     let pod = value(&ground, &["pods", "-l", "app=single"], "{.items[0].status.podIP}").await?;
     let host = std::env::var("KFTRAY_CLUSTER_HOST_IP").context("KFTRAY_CLUSTER_HOST_IP")?;
+    // How the cluster's kubeconfig names its API server.
+    let node = std::env::var("KFTRAY_CLUSTER_NODE_IP").context("KFTRAY_CLUSTER_NODE_IP")?;
     let (silent, _waiting) = silent(host.parse()?).await?;
     // The last address of the node's pods, which the relay asks for on its own link; they are given out from below.
     let nobody = format!("{}.254", pod.rsplit_once('.').context("an IPv4 address")?.0);
@@ -176,6 +178,7 @@ async fn each_refusal_has_its_message() -> Result<()> {
         (proxy("metadata", "169.254.169.254", 80), "relay_denied", "metadata"),
         (proxy("loopback", "127.0.0.1", 9999), "relay_denied", "loopback"),
         (proxy("api", &api, 443), "relay_denied", "KFTRAY_DENY"),
+        (proxy("api-node", &node, 6443), "relay_denied", "KFTRAY_DENY"),
         (proxy("api-name", "kubernetes.default.svc", 443), "relay_denied", "kubernetes.default.svc"),
         (proxy("no-name", "nobody.kftest.svc.cluster.local", 80), "host_not_found", "nobody.kftest"),
         (proxy("no-port", &pod, 4), "remote_refused", "nothing listens"),
@@ -203,7 +206,7 @@ async fn each_refusal_has_its_message() -> Result<()> {
     }
     let metrics = field.metrics().await?;
     for (reason, least) in
-        [("denied", 4), ("name_not_found", 1), ("refused", 1), ("timed_out", 1), ("unreachable", 1)]
+        [("denied", 5), ("name_not_found", 1), ("refused", 1), ("timed_out", 1), ("unreachable", 1)]
     {
         let count = metrics.get(&format!("refusals_total{{reason=\"{reason}\"}}"));
         ensure!(count >= least, "{count} refusals of kind {reason}:\n{}", metrics.0);
@@ -235,7 +238,7 @@ async fn the_image_serves_other_clients_manifests() -> Result<()> {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": format!("relay-{kind}"), "namespace": namespace },
             "spec": { "containers": [{
-                "name": "relay", "image": IMAGE,
+                "name": "relay", "image": image(),
                 "env": [
                     { "name": "LOCAL_PORT", "value": port.to_string() },
                     { "name": "REMOTE_PORT", "value": port.to_string() },

@@ -1,16 +1,18 @@
 //! UDP through a relay in a real cluster, asked for by the programs that people use: dig, logger, netcat, a browser's
-//! HTTP/3; and half a million datagrams of which each is accounted for.
+//! HTTP/3; to a pod by its labels; beside a download; and half a million datagrams of which each is accounted for.
 //!
 //! Needs the relay's image in the cluster (`cargo xtask cluster up --relay`, or what `cargo xtask test --e2e` does).
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::field::{Field, SOON, proxy, proxy_udp, service, value};
-use kftray_e2e::{Ground, ground, stream};
+use kftray_e2e::{Ground, client, ground, stream};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UdpSocket;
@@ -132,6 +134,74 @@ async fn a_page_over_http3() -> Result<()> {
         assert_eq!((body.len(), stream::first_difference(0, &body)), (LENGTH, None));
         println!("{LENGTH} bytes over HTTP/3 in {:?}", begin.elapsed());
     }
+    field.gone().await
+}
+
+/// The documents' entry for a pod, but for its protocol: no Service has to have the port.
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_to_a_pod_come_back_whole() -> Result<()> {
+    let entry = json!({
+        "service": "debug-pod-abc123", "workload_type": "pod", "target": "app=single",
+        "namespace": ground::NAMESPACE, "protocol": "udp", "remote_port": 9001,
+    });
+    let field = Field::run("udp-pod", &[entry]).await?;
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    socket.connect(("127.0.0.1", field.ports[0])).await?;
+    let mut buffer = vec![0; 65_536];
+    // None, few, as many as fit into a packet, one more than that, and as many as UDP can hold.
+    for size in [0, 1, 512, 1_472, 1_473, 9_000, 65_507] {
+        let sent = &stream::period()[..size];
+        socket.send(sent).await?;
+        let received = timeout(SOON, socket.recv(&mut buffer)).await;
+        let length = received.with_context(|| format!("no echo of {size} bytes"))??;
+        ensure!(&buffer[..length] == sent, "{length} other bytes came back for {size}");
+    }
+    field.gone().await
+}
+
+/// A game or a call while somebody downloads, through one relay: bulk must not stand in the way of what is small and urgent.
+#[tokio::test(flavor = "multi_thread")]
+async fn datagrams_beside_a_download_are_neither_lost_nor_late() -> Result<()> {
+    const BULK: u64 = 200_000_000;
+    const ROUNDS: u32 = 200;
+    let host = "single.kftest.svc";
+    let field = Field::run("beside", &[proxy("bulk", host, 80), proxy_udp("echo", host, 9001)]).await?;
+    let pods = field.ground.kubectl(&["-n", &field.namespace, "get", "pods", "-o", "name"]).await?;
+    assert_eq!(pods.lines().count(), 1, "one relay carries both: {pods}");
+    let socket = UdpSocket::bind("127.0.0.1:0").await?;
+    socket.connect(("127.0.0.1", field.ports[1])).await?;
+
+    let over = Arc::new(AtomicBool::new(false));
+    let mut downloads = JoinSet::new();
+    let (bulk, seen) = (field.ports[0], Arc::clone(&over));
+    downloads.spawn(async move {
+        let mut whole = 0_u32;
+        // A fast machine has done one before the rounds are: there has to be a download as long as they last.
+        while whole == 0 || !seen.load(Ordering::Relaxed) {
+            client::download(bulk, BULK).await?;
+            whole += 1;
+        }
+        anyhow::Ok(whole)
+    });
+    // It is under way when its connection has had the time to be opened.
+    sleep(Duration::from_millis(300)).await;
+    let mut spans = Vec::new();
+    let mut buffer = [0; 2048];
+    for number in 0..ROUNDS {
+        let datagram = format!("round {number}").repeat(20);
+        let begin = Instant::now();
+        socket.send(datagram.as_bytes()).await?;
+        let received = timeout(SOON, socket.recv(&mut buffer)).await;
+        let length = received.with_context(|| format!("round {number} of {ROUNDS} was lost"))??;
+        spans.push(begin.elapsed());
+        ensure!(&buffer[..length] == datagram.as_bytes(), "round {number}: {length} other bytes");
+    }
+    over.store(true, Ordering::Relaxed);
+    let whole = timeout(Duration::from_secs(120), downloads.join_next()).await?.context("downloads")???;
+    spans.sort_unstable();
+    let (median, slowest) = (spans[spans.len() / 2], spans[spans.len() - 1]);
+    println!("{ROUNDS} rounds beside {whole} downloads: median {median:?}, slowest {slowest:?}");
+    ensure!(median < Duration::from_millis(50), "median {median:?}, slowest {slowest:?}");
     field.gone().await
 }
 

@@ -48,6 +48,10 @@ pub(crate) fn udp(address: SocketAddr) -> Open {
     Open::Udp { target: target(address), policy: Policy::default() }
 }
 
+pub(crate) fn named(host: &str, port: u16) -> Open {
+    Open::Tcp { target: Target { host: host.into(), port }, policy: Policy::default() }
+}
+
 impl Client {
     pub(crate) async fn new(relay: SocketAddr) -> Self {
         Self::with(relay, hello(crate::token())).await.unwrap()
@@ -55,6 +59,7 @@ impl Client {
 
     pub(crate) async fn with(relay: SocketAddr, hello: ClientHello) -> Result<Self, HandshakeError> {
         let mut socket = TcpStream::connect(relay).await.unwrap();
+        socket.set_nodelay(true).unwrap();
         let (mut out, purpose) = (BytesMut::new(), hello.purpose);
         let handshake = ClientHandshake::new(&hello, &mut out);
         socket.write_all(&out).await.unwrap();
@@ -110,14 +115,18 @@ impl Client {
 
     /// Opens a stream; `first` follows at once, in the same write.
     pub(crate) async fn open(&self, open: &Open, first: &[Record]) -> Channel {
-        let (sender, receiver) = oneshot::channel();
-        self.opener.send(sender).await.unwrap();
-        let datagrams = matches!(open, Open::Udp { .. });
-        let mut channel = Channel::new(timeout(SOON, receiver).await.unwrap().unwrap(), datagrams);
         let mut out = BytesMut::new();
         open.encode(&mut out);
         first.iter().for_each(|record| record.encode(&mut out));
-        channel.stream.write_all(&out).await.unwrap();
+        self.open_with(&out, matches!(open, Open::Udp { .. })).await
+    }
+
+    /// Opens a stream with these bytes, whatever they are.
+    pub(crate) async fn open_with(&self, bytes: &[u8], datagrams: bool) -> Channel {
+        let (sender, receiver) = oneshot::channel();
+        self.opener.send(sender).await.unwrap();
+        let mut channel = Channel::new(timeout(SOON, receiver).await.unwrap().unwrap(), datagrams);
+        channel.stream.write_all(bytes).await.unwrap();
         channel
     }
 

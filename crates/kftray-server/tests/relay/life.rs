@@ -12,7 +12,17 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::client::{Client, hello, tcp, udp};
-use crate::{Running, SOON, settings};
+use crate::program::Program;
+use crate::{Running, SOON, health, settings};
+
+#[tokio::test]
+async fn the_tunnel_port_is_on_the_loopback_only() {
+    let relay = Running::start(settings()).await;
+    assert!(relay.tunnel.ip().is_loopback(), "{}", relay.tunnel);
+    Client::new(relay.tunnel).await;
+    // Not even at the loopback's other addresses, as it would be if it listened on all.
+    assert!(TcpStream::connect(("127.0.0.2", relay.tunnel.port())).await.is_err());
+}
 
 #[tokio::test]
 async fn draining_lets_connections_finish() {
@@ -102,4 +112,38 @@ async fn health_and_metrics() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     assert!(relay.health("/healthz").await.starts_with("HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn sigterm_lets_connections_finish_and_the_program_leaves_when_they_have() {
+    let drain = Duration::from_secs(120);
+    let mut relay = Program::start(&[("KFTRAY_DRAIN", &drain.as_secs().to_string())]).await;
+    let client = Client::new(relay.tunnel).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut channel = client.opened(&tcp(address)).await;
+    let (mut socket, _) = listener.accept().await.unwrap();
+    channel.data(b"request, ").await;
+    let mut request = vec![0; 9];
+    timeout(SOON, socket.read_exact(&mut request)).await.unwrap().unwrap();
+    let begin = Instant::now();
+    relay.terminate();
+    // The signal takes its time to be noticed.
+    let noticed = async {
+        while !health(relay.health, "/readyz").await.contains("going away") {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, noticed).await.unwrap();
+    assert_eq!(client.refused(&tcp(address)).await.kind, RefusalKind::Draining);
+    assert!(TcpStream::connect(relay.tunnel).await.is_err(), "no new tunnels");
+    channel.data(b"whole").await;
+    channel.send(&Record::finished()).await;
+    timeout(SOON, socket.read_to_end(&mut request)).await.unwrap().unwrap();
+    assert_eq!(request, b"request, whole");
+    socket.write_all(b"answer").await.unwrap();
+    drop(socket);
+    assert_eq!(channel.rest().await, (b"answer".to_vec(), Some(Record::finished())));
+    assert_eq!(relay.left().await.code(), Some(0));
+    assert!(begin.elapsed() < drain / 4, "{:?}", begin.elapsed());
 }

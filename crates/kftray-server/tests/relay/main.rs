@@ -7,6 +7,8 @@ mod expose;
 mod legacy;
 mod life;
 mod memory;
+mod names;
+mod program;
 mod refusals;
 mod tcp;
 mod udp;
@@ -105,6 +107,23 @@ impl Running {
             metrics.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' ')?.parse().ok());
         found.unwrap_or(0)
     }
+}
+
+/// A listener at that address that never accepts, with its backlog full: the kernel drops further SYNs. As long as the
+/// result is held.
+async fn silent(address: SocketAddr) -> (socket2::Socket, Vec<tokio::net::TcpStream>) {
+    let domain = socket2::Domain::for_address(address);
+    let full = socket2::Socket::new(domain, socket2::Type::STREAM, None).unwrap();
+    full.bind(&address.into()).unwrap();
+    full.listen(0).unwrap();
+    let address = full.local_addr().unwrap().as_socket().unwrap();
+    let mut fillers = Vec::new();
+    let a_while = Duration::from_millis(200);
+    while let Ok(filler) = tokio::time::timeout(a_while, tokio::net::TcpStream::connect(address)).await {
+        fillers.push(filler.unwrap());
+        assert!(fillers.len() < 16, "its backlog has no end");
+    }
+    (full, fillers)
 }
 
 /// One answer of a health port.

@@ -2,18 +2,16 @@
 //! it is a process' memory that counts. That what was given up goes back to the system, so that opens are taken again, is the
 //! allocator's doing: musl's in the image gives it back, the one of this build keeps some of it.
 
-use std::net::SocketAddr;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 use kftray_relay_proto::record::Record;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use crate::client::{Client, tcp};
-use crate::{SOON, health};
+use crate::program::Program;
 
 /// MiB. An idle relay takes less than half of it, also unoptimised.
 const LIMIT: u64 = 24;
@@ -23,48 +21,6 @@ const STREAMS: usize = 500;
 
 /// More than a window and a record.
 const BYTES: usize = 400_000;
-
-/// The built program with that limit. Killed when dropped.
-struct Program {
-    child: Child,
-    tunnel: SocketAddr,
-    health: SocketAddr,
-}
-
-impl Program {
-    async fn start() -> Self {
-        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let (tunnel, health) = (free(), free());
-        let child = Command::new(env!("CARGO_BIN_EXE_kftray-server"))
-            .env_clear()
-            .env("KFTRAY_TOKEN_SHA256", "any")
-            .env("KFTRAY_ALLOW", "127.0.0.0/8")
-            .env("KFTRAY_TUNNEL_PORT", tunnel.port().to_string())
-            .env("KFTRAY_HEALTH_PORT", health.port().to_string())
-            .env("KFTRAY_LIMITS_MEMORY", LIMIT.to_string())
-            .spawn()
-            .unwrap();
-        let begun = tokio::time::Instant::now();
-        while TcpStream::connect(tunnel).await.is_err() {
-            assert!(begun.elapsed() < SOON, "the program does not listen");
-            sleep(Duration::from_millis(20)).await;
-        }
-        Self { child, tunnel, health }
-    }
-
-    async fn mib(&self) -> u64 {
-        let metrics = health(self.health, "/metrics").await;
-        let line = metrics.lines().find_map(|line| line.strip_prefix("kftray_server_resident_memory_bytes "));
-        line.unwrap().parse::<u64>().unwrap() >> 20
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
 
 /// Sends [`BYTES`] to each connection, or echoes.
 async fn target(listener: TcpListener, echo: bool) {
@@ -85,7 +41,7 @@ async fn target(listener: TcpListener, echo: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_that_nobody_reads_are_given_up() {
-    let relay = Program::start().await;
+    let relay = Program::start(&[("KFTRAY_LIMITS_MEMORY", &LIMIT.to_string())]).await;
     let mut targets = JoinSet::new();
     let [bulk, echo] =
         [TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap()];

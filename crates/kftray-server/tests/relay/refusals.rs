@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{BufMut as _, BytesMut};
 use kftray_relay_proto::handshake::HandshakeError;
 use kftray_relay_proto::hello::ClientHello;
-use kftray_relay_proto::open::{Family, Open, Policy, Target};
+use kftray_relay_proto::open::{Family, Listen, MAX_HOST, Mode, Open, Policy, Target};
 use kftray_relay_proto::reason::RefusalKind;
 use kftray_relay_proto::record::Record;
 use kftray_relay_proto::token::Token;
@@ -16,13 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::client::{Client, hello, tcp, udp};
+use crate::client::{Client, hello, named, tcp, udp};
 use crate::dns::Dns;
-use crate::{Running, SOON, reach, settings};
-
-fn named(host: &str, port: u16) -> Open {
-    Open::Tcp { target: Target { host: host.into(), port }, policy: Policy::default() }
-}
+use crate::{Running, SOON, reach, settings, silent};
 
 async fn refused_hello(relay: &Running, hello: ClientHello) -> RefusalKind {
     match Client::with(relay.tunnel, hello).await {
@@ -210,17 +206,8 @@ async fn what_does_not_answer_times_out() {
     let refusal = client.refused(&tcp(closed)).await;
     assert_eq!(refusal.kind, RefusalKind::Refused);
     assert!(refusal.message.contains("nothing listens"), "{}", refusal.message);
-    // A listener that never accepts, with its backlog full: the kernel drops further SYNs.
-    let full = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    full.listen(0).unwrap();
+    let (full, _fillers) = silent(SocketAddr::from(([127, 0, 0, 1], 0))).await;
     let address = full.local_addr().unwrap().as_socket().unwrap();
-    let mut fillers = Vec::new();
-    for _ in 0..4 {
-        if let Ok(Ok(socket)) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
-            fillers.push(socket);
-        }
-    }
     let policy = Policy { connect_timeout: Some(Duration::from_millis(700)), ..Policy::default() };
     let target = Target { host: address.ip().to_string(), port: address.port() };
     let mut channel = client.open(&Open::Tcp { target, policy }, &[]).await;
@@ -267,5 +254,57 @@ async fn nonsense_on_a_stream_costs_that_stream_only() {
     let mut answer = Vec::new();
     timeout(SOON, raw.read_to_end(&mut answer)).await.unwrap().ok();
     good.data(b"y").await;
+    timeout(SOON, socket.read_exact(&mut [0])).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn an_open_that_is_too_long_is_told_so_and_costs_that_stream_only() {
+    let dns = Dns::start().await;
+    let relay = Running::with_names(settings(), dns.names(&[])).await;
+    let client = Client::new(relay.tunnel).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut good = client.opened(&tcp(address)).await;
+    let (mut socket, _) = listener.accept().await.unwrap();
+    // A body of that length: host, port, and a field of a later version that an older relay passes over.
+    let of_length = |length: u16| {
+        let mut bytes = BytesMut::new();
+        bytes.put_u8(1);
+        bytes.put_u16(length);
+        for (tag, value) in [(1, &b"127.0.0.1"[..]), (2, &address.port().to_be_bytes()[..])] {
+            bytes.put_u8(tag);
+            bytes.put_u16(value.len() as u16);
+            bytes.put_slice(value);
+        }
+        let rest = usize::from(length) - bytes.len();
+        bytes.put_u8(100);
+        bytes.put_u16(rest as u16);
+        bytes.put_bytes(0, rest);
+        bytes
+    };
+    client.open_with(&of_length(8192), false).await.reply().await.unwrap();
+    let callers = vec!["x".repeat(1000); 9];
+    let listen = Open::Listen(Listen { name: "shop".into(), port: 0, mode: Mode::Tcp, callers });
+    let mut many_callers = BytesMut::new();
+    listen.encode(&mut many_callers);
+    for (bytes, length) in [
+        (of_length(8193), 8193),
+        (of_length(u16::MAX), usize::from(u16::MAX)),
+        // What is announced is enough: nobody waits for the rest, or keeps it.
+        (BytesMut::from(&[1, 0xFF, 0xFF][..]), usize::from(u16::MAX)),
+        (many_callers.clone(), many_callers.len() - 3),
+    ] {
+        let refusal = client.open_with(&bytes, false).await.reply().await.unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::TooLarge, "{refusal}");
+        assert!(refusal.message.contains(&length.to_string()), "{}", refusal.message);
+        assert!(refusal.message.contains("8192"), "{}", refusal.message);
+    }
+    // A host that is longer than any name, in a body that is not too long.
+    let longest = named(&"x.".repeat(MAX_HOST / 2), 80);
+    assert_eq!(client.refused(&longest).await.kind, RefusalKind::NameNotFound);
+    let refusal = client.refused(&named(&"x".repeat(MAX_HOST + 1), 80)).await;
+    assert_eq!(refusal.kind, RefusalKind::TooLarge, "{refusal}");
+    assert_eq!(relay.metric("kftray_server_refusals_total{reason=\"too_large\"}").await, 5);
+    good.data(b"x").await;
     timeout(SOON, socket.read_exact(&mut [0])).await.unwrap().unwrap();
 }

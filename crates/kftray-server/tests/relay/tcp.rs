@@ -36,6 +36,36 @@ async fn first_bytes_travel_with_the_open() {
     assert_eq!(relay.metric("kftray_server_streams{kind=\"tcp\"}").await, 1);
 }
 
+#[tokio::test]
+async fn an_ipv6_address_is_dialled_like_any_other() {
+    let relay = Running::start(settings()).await;
+    let client = Client::new(relay.tunnel).await;
+    let listener = TcpListener::bind("[::1]:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut channel = client.open(&tcp(address), &[Record::Data(Bytes::from_static(b"first, "))]).await;
+    assert_eq!(channel.reply().await, Ok(("::1".to_owned(), address.port())));
+    let (mut socket, peer) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    assert!(peer.ip().is_ipv6());
+    channel.data(b"and then").await;
+    channel.send(&Record::finished()).await;
+    let mut request = String::new();
+    timeout(SOON, socket.read_to_string(&mut request)).await.unwrap().unwrap();
+    assert_eq!(request, "first, and then");
+    let answer = vec![42; 1_000_000];
+    let (written, (read, end)) = tokio::join!(
+        async {
+            socket.write_all(&answer).await.unwrap();
+            socket.shutdown().await.unwrap();
+            socket
+        },
+        channel.rest()
+    );
+    assert!(read == answer, "{} bytes", read.len());
+    assert_eq!(end, finished());
+    drop(written);
+    relay.settles("kftray_server_streams{kind=\"tcp\"}", 0).await;
+}
+
 /// The first bump of the protocol: a client that speaks the next version too meets a relay that does not.
 #[tokio::test]
 async fn a_newer_client_is_served_in_the_relays_version() {

@@ -15,14 +15,22 @@ use crate::client::{Channel, Client, target, udp};
 use crate::{Running, SOON, settings};
 
 async fn socket() -> (UdpSocket, SocketAddr) {
-    let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    socket_at("127.0.0.1:0").await
+}
+
+async fn socket_at(address: &str) -> (UdpSocket, SocketAddr) {
+    let socket = UdpSocket::bind(address).await.unwrap();
     let address = socket.local_addr().unwrap();
     (socket, address)
 }
 
 /// Sends back what comes.
 async fn echo() -> (AbortOnDropHandle<()>, SocketAddr) {
-    let (socket, address) = socket().await;
+    echo_at("127.0.0.1:0").await
+}
+
+async fn echo_at(address: &str) -> (AbortOnDropHandle<()>, SocketAddr) {
+    let (socket, address) = socket_at(address).await;
     let task = tokio::runtime::Handle::current().spawn(async move {
         let mut buffer = vec![0; 65_536];
         while let Ok((length, peer)) = socket.recv_from(&mut buffer).await {
@@ -55,6 +63,31 @@ async fn every_size_survives() {
         channel.data(&payload).await;
         assert_eq!(datagram(&mut channel).await, payload, "{size} bytes");
     }
+}
+
+#[tokio::test]
+async fn a_flow_to_an_ipv6_address_is_like_any_other() {
+    let relay = Running::start(settings()).await;
+    let client = Client::new(relay.tunnel).await;
+    let (_echo, address) = echo_at("[::1]:0").await;
+    let first = Record::Data(Bytes::from_static(b"first"));
+    let mut channel = client.open(&udp(address), &[first]).await;
+    assert_eq!(channel.reply().await, Ok(("::1".to_owned(), address.port())));
+    assert_eq!(datagram(&mut channel).await, "first");
+    for size in [0, 1, 1232, 1452, 8192, MAX_PAYLOAD] {
+        let payload: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        channel.data(&payload).await;
+        assert_eq!(datagram(&mut channel).await, payload, "{size} bytes");
+    }
+    channel.send(&Record::finished()).await;
+    relay.settles("kftray_server_streams{kind=\"udp\"}", 0).await;
+    // Its ICMPv6 errors come back, too.
+    let (gone, address) = socket_at("[::1]:0").await;
+    drop(gone);
+    let mut channel = client.open(&udp(address), &[Record::Data(Bytes::from_static(b"anybody?"))]).await;
+    channel.reply().await.unwrap();
+    let (_, end) = channel.rest().await;
+    assert!(matches!(end, Some(Record::End { kind: EndKind::Refused, .. })), "{end:?}");
 }
 
 #[tokio::test]
