@@ -239,7 +239,7 @@ impl<'a> Connection<'a> {
         let answer = loop {
             tokio::select! {
                 biased;
-                () = stop.stopped() => return Err(Failure::Silent),
+                () = stop.hurried() => return Err(Failure::Silent),
                 answer = &mut dial => break answer,
                 more = self.client.take_more() => match more {
                     Ok(length) => self.count_up(length),

@@ -154,7 +154,8 @@ impl Forward {
         open.iter().map(|socket| listener::duplicate(socket)).collect()
     }
 
-    /// Stops accepting now, and lets connections that are open go on until they end, at most for `limit`. A stop that
+    /// Stops accepting now, and lets connections that are open or being opened go on until they end, at most for `limit`. Those
+    /// that wait for a pod are reset: whoever listens now takes them when their clients come again. A stop that
     /// comes first, or later, is not delayed by this.
     pub async fn retire(&self, limit: Duration) {
         self.about.stop.send_if_modified(|stop| stop.is_none() && stop.replace(limit).is_none());
@@ -194,6 +195,11 @@ impl StopSignal {
     pub(crate) async fn stopped(&mut self) {
         // The sender lives as long as the forward; without it there is nothing to go on for either.
         drop(self.0.wait_for(Option::is_some).await);
+    }
+
+    /// Waits for a stop that leaves no time to connections that are being opened; a forward that retires does. Cancel-safe.
+    pub(crate) async fn hurried(&mut self) {
+        drop(self.0.wait_for(|stop| stop.is_some_and(|grace| grace <= MAX_GRACE)).await);
     }
 
     /// How long open connections may go on; zero before the stop.

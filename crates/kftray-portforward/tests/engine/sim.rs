@@ -47,6 +47,8 @@ pub(crate) enum Manner {
     Serve,
     /// Nothing listens on the port; the refusal comes out of the channel, as in a real cluster.
     Refuse,
+    /// Opening takes so long.
+    Slow(Duration),
     /// Nothing answers.
     Hang,
     /// Opening fails.
@@ -284,7 +286,7 @@ impl Dial for SimPorts {
                 Manner::Hang => std::future::pending().await,
                 Manner::Panic => panic!("the adapter was told to"),
                 Manner::Fail(code, delivery) => Err(DialError { problem: problem(code), delivery }),
-                Manner::Serve | Manner::Refuse | Manner::FailLater(_) => {
+                Manner::Serve | Manner::Slow(_) | Manner::Refuse | Manner::FailLater(_) => {
                     let mut breaks = pod.breaks.subscribe();
                     let lost = Box::pin(async move {
                         drop(breaks.changed().await);
@@ -320,6 +322,10 @@ impl Dial for SimPorts {
                 Manner::Refuse => Some((Code::RemoteRefused, Delivery::Nothing)),
                 Manner::FailLater(delivery) => Some((Code::ConnectionLost, *delivery)),
                 Manner::Serve => None,
+                Manner::Slow(pause) => {
+                    tokio::time::sleep(*pause).await;
+                    None
+                }
             };
             if !first.is_empty() {
                 pipes.lock().up.push_back(first);

@@ -415,3 +415,26 @@ async fn where_only_a_person_can_help_a_crowd_is_told_at_once() {
     echo_exactly(connect(&forward).await, pattern(100), vec![100]).await;
     until_status(&forward, "ready").await;
 }
+
+/// Another process listens from now on; a connection that was accepted before has nobody else.
+#[tokio::test(start_paused = true)]
+async fn a_forward_that_retires_finishes_what_is_being_opened() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    sim.change("a", |pod| pod.manner = Manner::Slow(Duration::from_secs(2)));
+    let mut client = connect(&forward).await;
+    client.write_all(b"x").await.expect("write");
+    let dialled = async {
+        while sim.seen().dials == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    timeout(PATIENCE, dialled).await.expect("dialled");
+    let served = async {
+        let mut answer = [0];
+        client.read_exact(&mut answer).await.expect("served");
+        drop(client);
+    };
+    let both = async { tokio::join!(forward.retire(PATIENCE), served) };
+    timeout(PATIENCE * 2, both).await.expect("in time");
+}
