@@ -121,7 +121,7 @@ pub(crate) async fn run_with(
     }
 }
 
-/// A call of an expose: `203.0.113.7 POST /hook 200 12 ms`.
+/// A call of an expose: `203.0.113.7 POST /hook 200 12 ms`. Strangers choose the words: nothing in them moves a terminal.
 fn told(call: &Call) -> String {
     let mut words = vec![call.caller.clone()];
     if let Some((method, path)) = &call.request {
@@ -129,7 +129,7 @@ fn told(call: &Call) -> String {
     }
     words.extend(call.status.map(|status| status.to_string()));
     words.push(format!("{} ms", call.took.as_millis()));
-    words.join(" ")
+    words.join(" ").chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
 /// The next signal that asks for the end.
@@ -334,7 +334,7 @@ impl<'a> Session<'a> {
                 Ok(None)
             }
             Happening::CallFailed { caller, problem } => {
-                self.screen.note(&format!("{label}: {caller}: {problem}"))?;
+                tracing::debug!(forward = label, caller, %problem, "a call failed");
                 self.screen.event(&Event::ConnectionFailed { forward: label, problem })?;
                 Ok(None)
             }
@@ -516,6 +516,8 @@ mod tests {
         assert_eq!(told(&call), "203.0.113.7 POST /hook 200 12 ms");
         (call.request, call.status) = (None, None);
         assert_eq!(told(&call), "203.0.113.7 12 ms");
+        call.caller = "\u{9b}2J\u{1b}c".to_owned();
+        assert_eq!(told(&call), "\u{fffd}2J\u{fffd}c 12 ms");
     }
 
     #[test]

@@ -110,10 +110,10 @@ async fn carries(ground: &Ground, home: &TempDir, kubeconfig: &Path, document: &
     std::fs::write(&file, document.text)?;
     let mut command = Command::new(&ground.kftui);
     command
-        .args(["run", "--output", "json"])
+        .args(["run", "--output", "json", "--relay-image"])
+        .arg(image())
         .arg(&file)
         .env("KFTRAY_CONFIG", home.path())
-        .env("KFTRAY_RELAY_IMAGE", image())
         .env("KUBECONFIG", kubeconfig);
     let mut forward = Forward::spawn(command)?;
     forward.until("all_ready", START).await?;
