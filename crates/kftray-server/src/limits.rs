@@ -16,8 +16,11 @@ use crate::stalls::Stalls;
 /// Carriers that have not said hello yet. They cost a buffer each and are gone after seconds.
 const STRANGERS: usize = 32;
 
-/// How old a reading of the memory may be. It costs some 20 us; and at the speed of a carrier it is some 4 MB behind.
+/// How old a reading of the memory may be. It costs some 20 us.
 const MEMORY_AGE: Duration = Duration::from_millis(20);
+
+/// How far behind it may be, in bytes that were taken in since: targets fill a gigabyte each second.
+const MEMORY_BEHIND: u64 = 2 << 20;
 
 /// What cutting off a stuck stream is expected to give back: a record that is on its way. More often it is a window.
 const STUCK: u64 = FRAME as u64;
@@ -77,6 +80,11 @@ impl Bounds {
         self.relieving.load(Ordering::Relaxed)
     }
 
+    /// So many bytes of a target were taken in.
+    pub(crate) fn took(&self, bytes: usize) {
+        self.memory.behind.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
     /// Whether there is memory for one more of anything.
     pub(crate) fn check_memory(&self, now: Instant) -> Result<(), Refusal> {
         let Some((used, limit)) = self.memory.beyond(now) else { return Ok(()) };
@@ -101,11 +109,19 @@ struct Memory {
     /// Milliseconds after `begin` of the last reading.
     read_at: AtomicU64,
     used: AtomicU64,
+    /// Bytes taken in since.
+    behind: AtomicU64,
 }
 
 impl Memory {
     fn new(limit: Option<u64>, now: Instant) -> Self {
-        Self { limit, begin: now, read_at: AtomicU64::new(0), used: AtomicU64::new(0) }
+        Self {
+            limit,
+            begin: now,
+            read_at: AtomicU64::new(0),
+            used: AtomicU64::new(0),
+            behind: AtomicU64::new(0),
+        }
     }
 
     /// Used and limit, if more is used.
@@ -113,7 +129,9 @@ impl Memory {
         let limit = self.limit?;
         let millis = u64::try_from((now - self.begin).as_millis()).unwrap_or(u64::MAX);
         let age = Duration::from_millis(millis.saturating_sub(self.read_at.load(Ordering::Relaxed)));
-        if age >= MEMORY_AGE || self.used.load(Ordering::Relaxed) == 0 {
+        let behind = self.behind.load(Ordering::Relaxed);
+        if age >= MEMORY_AGE || behind >= MEMORY_BEHIND || self.used.load(Ordering::Relaxed) == 0 {
+            self.behind.store(0, Ordering::Relaxed);
             self.read_at.store(millis, Ordering::Relaxed);
             self.used.store(resident().unwrap_or(0), Ordering::Relaxed);
         }
@@ -155,6 +173,22 @@ mod tests {
         tokio::time::advance(MEMORY_AGE).await;
         memory.beyond(Instant::now());
         assert!(memory.used.load(Ordering::Relaxed) > 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn memory_is_read_again_when_much_came_in() {
+        let bounds = Bounds::new(&Limits { memory: Some(u64::MAX), ..Limits::default() }, Instant::now());
+        bounds.memory.beyond(Instant::now());
+        bounds.memory.used.store(1, Ordering::Relaxed);
+        for more in [MEMORY_BEHIND / 2, MEMORY_BEHIND / 2 - 1] {
+            bounds.took(usize::try_from(more).unwrap());
+            bounds.memory.beyond(Instant::now());
+            assert_eq!(bounds.memory.used.load(Ordering::Relaxed), 1, "too little");
+        }
+        bounds.took(1);
+        bounds.memory.beyond(Instant::now());
+        assert!(bounds.memory.used.load(Ordering::Relaxed) > 1);
+        assert_eq!(bounds.memory.behind.load(Ordering::Relaxed), 0);
     }
 
     #[tokio::test]

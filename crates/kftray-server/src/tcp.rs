@@ -402,6 +402,7 @@ impl<'a> Pump<'a> {
             Ok(0) => self.end(&Record::finished(), false),
             Ok(length) => {
                 self.metrics.to_client.inc_by(length as u64);
+                self.bounds.took(length);
                 let bytes = buffer.get(DATA_HEADER..DATA_HEADER + length).unwrap_or_default();
                 self.kept.take_if(|kept| !kept.add(bytes));
                 self.data = Some(Data::new(buffer, length));

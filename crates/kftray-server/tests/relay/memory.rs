@@ -17,7 +17,7 @@ use crate::program::Program;
 const LIMIT: u64 = 24;
 
 /// Each holds a record of 60 KiB in the relay once its window is full: far more than the limit.
-const STREAMS: usize = 500;
+const STREAMS: usize = 800;
 
 /// More than a window and a record.
 const BYTES: usize = 400_000;
