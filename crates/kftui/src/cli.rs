@@ -296,7 +296,7 @@ pub(crate) struct CommonArgs {
     pub(crate) transport: Transport,
 
     /// Image of the relay, where one is needed, for example from a mirror [env: KFTRAY_RELAY_IMAGE]
-    /// [default: this version's]
+    /// [default: the setting relay_image, else this version's]
     #[arg(long, value_name = "REFERENCE")]
     pub(crate) relay_image: Option<String>,
 

@@ -79,7 +79,7 @@ pub(crate) async fn run(args: ForwardArgs, specs: Vec<ForwardSpec>) -> Result<Ex
     let width = items.iter().map(|item: &Item| item.label.chars().count()).max().unwrap_or_default();
     let mut screen = render::screen(args.common.output, !rules.command.is_empty(), width);
     let mut signals = Signals::install()?;
-    let stack = Stack::new(args.common.transport, args.common.relay_image);
+    let stack = Stack::new(args.common.transport, args.common.relay_image.as_deref());
     let exit = session::run(&stack.engine, items, &rules, screen.as_mut(), &mut signals).await;
     stack.finish().await;
     exit

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use futures::io::AsyncBufReadExt as _;
 use futures::{StreamExt as _, TryStreamExt as _};
-use kftray_commons::store::Directory;
+use kftray_commons::store::{Directory, Store, relay_settings};
 use kftray_commons::{ClusterRef, ContextRef, Problem};
 use kftray_kube::deploy::{
     Access, Deploy, Installation, Installed, LogsOf, PullPolicy, RelayInfo, RelayOptions, RelaySettings,
@@ -401,6 +401,28 @@ pub(crate) fn identity(environment: &Environment) -> Result<RelayOptions> {
     Ok(RelayOptions::of(environment, Directory::of_process()?.path())?)
 }
 
+/// What the store, the environment and a flag say about relays, in this order of rising weight.
+pub(crate) fn settings(
+    directory: Option<&Directory>,
+    environment: &Environment,
+    image: Option<&str>,
+) -> RelaySettings {
+    let stored = directory.map(stored_settings).unwrap_or_default();
+    with_environment(stored, environment).with_image(image)
+}
+
+/// Nothing where there is no store. Its being unreadable keeps no forward from running.
+fn stored_settings(directory: &Directory) -> RelaySettings {
+    if !directory.database().is_file() {
+        return RelaySettings::default();
+    }
+    let stored = Store::open(directory).and_then(|store| store.settings());
+    stored.map(|stored| relay_settings(&stored)).unwrap_or_else(|problem| {
+        tracing::warn!("the settings of relays are not read: {problem}");
+        RelaySettings::default()
+    })
+}
+
 fn told(problem: Problem) -> anyhow::Error {
     anyhow::anyhow!("{problem}. {} [{}]", problem.remedy, problem.code)
 }
@@ -485,6 +507,32 @@ mod tests {
         let list = [relay("kftray-relay-jane-1", true, None), relay("e", false, Some("my-app"))];
         let told = format!("{}\n{}\n{}", table(&list), lines(&list), table(&[]));
         insta::assert_snapshot!(told);
+    }
+
+    #[test]
+    fn the_flag_wins_over_the_environment_and_that_over_the_store() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = &Directory::at(place.path());
+        let plain = Environment::new([("X", "y")], "/");
+        assert_eq!(settings(Some(directory), &plain, None), RelaySettings::default());
+        assert!(!directory.database().exists(), "a forward makes no store");
+
+        let mut store = Store::open(directory).unwrap();
+        store.set_setting("relay_image", Some("stored:1")).unwrap();
+        store.set_setting("relay_pull_secrets", Some("mirror")).unwrap();
+        let named = Environment::new([("KFTRAY_RELAY_IMAGE", "named:2")], "/");
+        for (environment, flag, image) in
+            [(&plain, None, "stored:1"), (&named, None, "named:2"), (&named, Some("flag:3"), "flag:3")]
+        {
+            let settings = settings(Some(directory), environment, flag);
+            assert_eq!(
+                (settings.image.as_deref(), settings.pull_secrets),
+                (Some(image), vec!["mirror".to_owned()])
+            );
+        }
+        drop(store);
+        std::fs::write(directory.database(), "no database").unwrap();
+        assert_eq!(settings(Some(directory), &plain, Some("flag:3")).image.as_deref(), Some("flag:3"));
     }
 
     #[test]

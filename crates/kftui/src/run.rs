@@ -79,7 +79,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<Exit> {
         command: args.command,
     };
     let mut signals = Signals::install()?;
-    let stack = Stack::new(args.common.transport, args.common.relay_image);
+    let stack = Stack::new(args.common.transport, args.common.relay_image.as_deref());
     let exit = session::run(&stack.engine, items, &rules, screen.as_mut(), &mut signals).await;
     stack.finish().await;
     exit

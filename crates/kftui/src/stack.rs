@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kftray_commons::store::Directory;
 use kftray_kube::deploy::RelayOptions;
 use kftray_kube::{Environment, KubeOptions, KubePorts, Protocol, TransportChoice};
 use kftray_portforward::{Engine, Limits};
@@ -16,17 +17,16 @@ pub(crate) struct Stack {
 }
 
 impl Stack {
-    /// Over whatever kubeconfigs the forwards name. Connects to nothing yet. Within a tokio runtime.
-    pub(crate) fn new(transport: Transport, relay_image: Option<String>) -> Self {
+    /// Over whatever kubeconfigs the forwards name, with relays as the store's settings, the environment and this flag say, each
+    /// before the ones named earlier. Connects to nothing yet. Within a tokio runtime.
+    pub(crate) fn new(transport: Transport, relay_image: Option<&str>) -> Self {
         let environment = Environment::from_process();
         // Without the file relays work all the same; only the next process does not find those of this one.
         let mut relay = relay::identity(&environment).unwrap_or_else(|error| {
             tracing::warn!("{error:#}");
             RelayOptions::ephemeral()
         });
-        if relay_image.is_some() {
-            relay.settings.image = relay_image;
-        }
+        relay.settings = relay::settings(Directory::of_process().ok().as_ref(), &environment, relay_image);
         let options =
             KubeOptions { environment, transport: choice(transport), relay, ..KubeOptions::from_process() };
         let ports = Arc::new(KubePorts::new(options));
