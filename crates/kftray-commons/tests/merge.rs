@@ -270,6 +270,33 @@ fn a_namespace_left_to_the_context_stays_so() {
 }
 
 #[test]
+fn two_forwards_are_not_made_one() {
+    let entry = |more: &str| format!(r#"{{"service":"web","remote_port":80{more}}}"#);
+    let mut it = scratch();
+    let stored = [
+        entry(r#","local_port":8080,"alias":"a","local_address":"127.0.0.2""#),
+        entry(r#","local_port":8080,"alias":"a""#),
+    ];
+    it.store
+        .import(&incoming(&format!("[{}]", stored.join(","))), MergeOptions::default())
+        .expect("imported");
+    let before = list(&it.store);
+    // The first is the second one there; what the other leaves open would make the first one there the same.
+    let open = format!("[{},{}]", entry(r#","alias":"a""#), entry(""));
+    for _ in 0..2 {
+        let report = it.store.import(&incoming(&open), MergeOptions::default()).expect("imported");
+        assert_eq!(counts(&report), "0/0/1/1/0");
+        assert_eq!(
+            report.conflicting[0].details,
+            [
+                "it would make `a` (id 1) the same as `a` (id 2); give it the alias or the ports of the one that is meant"
+            ]
+        );
+        assert_eq!(list(&it.store), before);
+    }
+}
+
+#[test]
 fn secrets_are_not_written_into_reports() {
     let before = r#"{"service":"web","remote_port":80,"some_token":"hunter2"}"#;
     let (report, _) = after(&[before, &before.replace("hunter2", "hunter3")]);

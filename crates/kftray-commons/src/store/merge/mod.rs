@@ -149,6 +149,15 @@ pub(super) fn merge(
                 ids.push(None);
                 report.conflicting.push(merged);
             }
+            Step::Double { stored: at, of } => {
+                merged.details = vec![format!(
+                    "it would make {} the same as {}; give it the alias or the ports of the one that is meant",
+                    named(&stored[*at]),
+                    named(&stored[*of])
+                )];
+                ids.push(None);
+                report.conflicting.push(merged);
+            }
             Step::Superseded { by } => {
                 let by = incoming.get(*by).map_or(0, |later| later.number);
                 merged.details = vec![format!("entry {by} says the same once more, and counts")];
@@ -173,12 +182,12 @@ pub(super) fn merge(
     Ok((report, ids))
 }
 
+fn named(config: &StoredConfig) -> String {
+    format!("`{}` (id {})", config.label(), config.id.0)
+}
+
 fn ambiguous(stored: &[StoredConfig], candidates: &[usize]) -> String {
-    let names: Vec<String> = candidates
-        .iter()
-        .filter_map(|at| stored.get(*at))
-        .map(|config| format!("`{}` (id {})", config.label(), config.id.0))
-        .collect();
+    let names: Vec<String> = candidates.iter().filter_map(|at| stored.get(*at)).map(named).collect();
     match names.as_slice() {
         [] => "too many forwards go to the same thing to tell which is meant; give it the ports it has here"
             .to_owned(),

@@ -23,6 +23,8 @@ pub(super) enum Step {
     Match { stored: usize, draft: Box<Draft> },
     /// It could mean any of these, or others could mean the same one.
     Conflict { candidates: Vec<usize> },
+    /// It would become the same as this other one.
+    Double { stored: usize, of: usize },
     /// A later entry of the source says the same.
     Superseded { by: usize },
 }
@@ -45,6 +47,16 @@ struct Core<'a> {
     protocol: Protocol,
     kind: &'static str,
     name: String,
+}
+
+/// Where a forward with a given core is: two with the same are the same.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Place<'a> {
+    local: Option<NonZeroU16>,
+    remote: String,
+    hosts: &'a [String],
+    /// Two that may choose any local port are two if a person gave them two names.
+    alias: Option<&'a str>,
 }
 
 /// How well two specs with the same core fit; greater is better.
@@ -84,6 +96,7 @@ pub(super) fn plan(stored: &[StoredConfig], incoming: &[Incoming]) -> Plan {
     for group in groups.into_values() {
         planner.settle_equal(&group);
         planner.settle_by_rank(&group);
+        planner.undo_doubles(&group);
     }
     let Planner { steps, taken, .. } = planner;
     let untouched = (0..stored.len()).filter(|at| !taken[*at] && stored[*at].spec.is_ok()).collect();
@@ -189,6 +202,41 @@ impl Planner<'_> {
         }
     }
 
+    /// Takes back what would make two forwards one: a poor fit may leave open just that in which the two differ.
+    fn undo_doubles(&mut self, group: &Group) {
+        // Each round takes one back, which may stand in another's way then.
+        while let Some((number, at, of)) = self.double(group) {
+            self.steps[number] = Some(Step::Double { stored: at, of });
+        }
+    }
+
+    /// An entry that would change a stored forward so that it is the same as another one.
+    fn double(&self, group: &Group) -> Option<(usize, usize, usize)> {
+        let mut changed = Vec::new();
+        let mut later: HashMap<usize, &ForwardSpec> = HashMap::new();
+        for number in &group.incoming {
+            let Some(Step::Match { stored: at, draft }) = &self.steps[*number] else { continue };
+            later.insert(*at, &draft.spec);
+            changed.push((*number, *at));
+        }
+        let now = |at: usize| self.stored[at].spec.as_ref().ok();
+        let then = |at: usize| later.get(&at).copied().or(now(at));
+        let mut known: HashMap<_, Vec<usize>> = HashMap::new();
+        for at in &group.stored {
+            if let Some(spec) = then(*at) {
+                known.entry(Place::of(spec)).or_default().push(*at);
+            }
+        }
+        changed.into_iter().find_map(|(number, at)| {
+            let place = Place::of(then(at)?);
+            if now(at).is_some_and(|spec| Place::of(spec) == place) {
+                return None;
+            }
+            let of = known.get(&place)?.iter().copied().find(|other| *other != at)?;
+            Some((number, at, of))
+        })
+    }
+
     fn give(&mut self, at: usize, number: usize) {
         if let Some(before) = self.stored[at].draft() {
             let draft = Box::new(combined(&before, &self.incoming[number].draft));
@@ -204,11 +252,7 @@ fn superseded(incoming: &[Incoming]) -> Vec<Option<Step>> {
     let mut steps = vec![None; incoming.len()];
     for (number, entry) in incoming.iter().enumerate() {
         let spec = &entry.draft.spec;
-        let local = local_port(spec);
-        // Two that may choose any local port are two if a person gave them two names.
-        let alias = if local.is_none() { given_alias(spec) } else { None };
-        let key = (Core::of(spec), local, remote_port(spec), spec.listen.hosts.clone(), alias);
-        if let Some(earlier) = last.insert(key, number) {
+        if let Some(earlier) = last.insert((Core::of(spec), Place::of(spec)), number) {
             steps[earlier] = Some(Step::Superseded { by: number });
         }
     }
@@ -287,6 +331,18 @@ impl<'a> Core<'a> {
             protocol: spec.protocol,
             kind: spec.workload.kind(),
             name,
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    fn of(spec: &'a ForwardSpec) -> Self {
+        let local = local_port(spec);
+        Self {
+            local,
+            remote: remote_port(spec),
+            hosts: &spec.listen.hosts,
+            alias: if local.is_none() { given_alias(spec) } else { None },
         }
     }
 }
