@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::{Instrument as _, debug, info, info_span};
@@ -35,6 +35,12 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A carrier that has been silent this long is dead: three heartbeats, each with a ping that was not answered. Without
 /// it a laptop that vanished would keep the relay alive until the kubelet's 4 hours are over.
 const SILENCE: Duration = Duration::from_secs(50);
+
+/// A client that lives is heard with each heartbeat at least: one that has not been heard for longer may be asleep.
+const QUIET: Duration = Duration::from_secs(20);
+
+/// And is given so long to say something that it was asked for.
+const ASKED: Duration = Duration::from_secs(5);
 
 /// For the last words of a carrier that is closed.
 pub(crate) const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -56,6 +62,8 @@ pub(crate) struct Tunnel {
     permits: Arc<Semaphore>,
     /// Streams to the client, which a drain waits for.
     incoming: TaskTracker,
+    /// When the client was last heard.
+    heard: Mutex<Instant>,
 }
 
 /// A stream to the client; it counts as long as this lives.
@@ -75,6 +83,24 @@ impl Tunnel {
 
     pub(crate) fn is_gone(&self) -> bool {
         *self.gone.borrow()
+    }
+
+    fn hear(&self, at: Instant) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// Ends if the client answers nothing for [`ASKED`] from now, and says nothing else for [`QUIET`]: then it sleeps, or the way
+    /// to it is dead. One that lives may well let callers wait.
+    pub(crate) async fn is_silent(&self) {
+        let asked = Instant::now() + ASKED;
+        loop {
+            let heard = *self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = asked.max(heard + QUIET);
+            if due <= Instant::now() {
+                return;
+            }
+            sleep_until(due).await;
+        }
     }
 
     /// Whether the carrier is gone or about to be: on several threads its streams may see its end before it is said.
@@ -210,6 +236,7 @@ impl<'a> Driver<'a> {
             gone: gone.subscribe(),
             permits: Arc::new(Semaphore::new(core.bounds.streams_per_carrier)),
             incoming: TaskTracker::new(),
+            heard: Mutex::new(carrier.heard()),
         });
         Self { carrier, tunnel, gone, requests, waiting: None, streams: JoinSet::new(), core }
     }
@@ -230,7 +257,9 @@ impl<'a> Driver<'a> {
                 event = poll_fn(|cx| {
                     core.bounds.relieve(Instant::now());
                     carrier.has_streams(opened_by_client + tunnel.incoming.len());
-                    poll(carrier, requests, waiting, cx)
+                    let event = poll(carrier, requests, waiting, cx);
+                    tunnel.hear(carrier.heard());
+                    event
                 }) => match event {
                     Event::Stream(stream) => self.take(stream),
                     Event::Ended(why) => break (why, true),
@@ -250,7 +279,16 @@ impl<'a> Driver<'a> {
         self.streams.shutdown().await;
         // Else its drop ends the streams that callers hold; after a goodbye they would never hear of it.
         if !lost {
-            timeout(CLOSE_TIMEOUT, poll_fn(|cx| self.carrier.poll_close(cx))).await.ok();
+            let core = self.core;
+            // A client on a slow way still gets what its connections ended with, as long as there is time for that.
+            let cut_off = async {
+                core.closing.cancelled().await;
+                sleep(CLOSE_TIMEOUT).await;
+            };
+            tokio::select! {
+                _ = poll_fn(|cx| self.carrier.poll_close(cx)) => {}
+                () = cut_off => {}
+            }
         }
         why
     }

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -390,27 +391,17 @@ async fn caller(
     for offer in 1.. {
         let owner = withdrawn.run_until_cancelled(stream_to_owner(&mut lease)).await.flatten();
         let Some((tunnel, ToClient { stream, counted: _counted }, terms)) = owner else {
-            core.metrics.exposed("no_tunnel");
-            return match terms.mode {
-                Mode::Http => page::no_tunnel(socket, &terms.name).await,
-                Mode::Tcp => reset(&socket),
-            };
+            return nobody(core, socket, &terms).await;
         };
         let _live = core.metrics.stream(Kind::Incoming);
         let mut pump = Pump::new(core, stream, socket, Bytes::new()).expect_reply(kept);
         Open::Incoming(Incoming { name: terms.name.clone(), port: terms.port, peer: peer.to_string() })
             .encode(&mut pump.head);
-        match poll_fn(|cx| pump.poll_pump(cx)).await {
-            Outcome::Ended => return core.metrics.exposed("served"),
-            Outcome::CutOff => {
-                // Killed before it answered: its successor gets the caller, if that does no harm.
-                match pump.into_caller() {
-                    Some(again) if offer < OFFERS && tunnel.is_going().await => (socket, kept) = again,
-                    Some(_) | None => return core.metrics.exposed("cut_off"),
-                }
-                core.metrics.exposed("offered_again");
-            }
-            Outcome::Refused(refusal) => {
+        let is_silent = match served(&mut pump, &tunnel).await {
+            Some(Outcome::Ended) => return core.metrics.exposed("served"),
+            Some(Outcome::CutOff) => false,
+            None => true,
+            Some(Outcome::Refused(refusal)) => {
                 core.metrics.exposed("refused");
                 core.metrics.refusal(refusal.kind);
                 return match terms.mode {
@@ -418,7 +409,45 @@ async fn caller(
                     Mode::Tcp => reset(&pump.into_socket()),
                 };
             }
+        };
+        // Killed before it answered, or asleep: its successor gets the caller, if that does no harm.
+        let Some(again) = pump.into_caller() else { return core.metrics.exposed("cut_off") };
+        let has_successor = if is_silent {
+            timeout(core.exposures.hold, lease.changed()).await.is_ok_and(|changed| changed.is_ok())
+        } else {
+            tunnel.is_going().await
+        };
+        if offer >= OFFERS || !has_successor {
+            return if is_silent {
+                nobody(core, again.0, &terms).await;
+            } else {
+                core.metrics.exposed("cut_off");
+                reset(&again.0);
+            };
         }
+        (socket, kept) = again;
+        core.metrics.exposed("offered_again");
+    }
+}
+
+/// Serves a caller by way of a client, to its end; `None` if the client falls silent before it has taken the caller.
+async fn served(pump: &mut Pump<'_>, tunnel: &Tunnel) -> Option<Outcome> {
+    let silent = tunnel.is_silent();
+    tokio::pin!(silent);
+    poll_fn(|cx| match pump.poll_pump(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending if pump.may_move() => silent.as_mut().poll(cx).map(|()| None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// Turns a caller away that there is no client for.
+async fn nobody(core: &Core, socket: TcpStream, terms: &Terms) {
+    core.metrics.exposed("no_tunnel");
+    match terms.mode {
+        Mode::Http => page::no_tunnel(socket, &terms.name).await,
+        Mode::Tcp => reset(&socket),
     }
 }
 

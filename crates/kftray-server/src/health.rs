@@ -1,5 +1,6 @@
 //! `/healthz`, `/readyz` and `/metrics` on a port of their own, which tells nothing else and takes nothing.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,14 +12,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
-use crate::limits;
 use crate::relay::Core;
 
-/// Probes and scrapers come one at a time; anybody in the cluster may come, so there is an end.
+/// Probes and scrapers come one at a time; anybody in the cluster may come, so there is an end. The oldest gives way, else
+/// somebody could keep the kubelet out.
 const CONNECTIONS: usize = 64;
 
 /// A request head takes no longer, and no connection lives longer than [`LIFETIME`].
@@ -33,18 +33,20 @@ const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// Serves for as long as it is polled.
 pub(crate) async fn serve(core: Arc<Core>, listener: TcpListener) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
+    let mut by_age = VecDeque::<AbortHandle>::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((socket, _)) => {
-                    let Ok(permit) = limits::take(&slots, "health checks") else { continue };
+                    by_age.retain(|connection| !connection.is_finished());
+                    if by_age.len() >= CONNECTIONS
+                        && let Some(oldest) = by_age.pop_front()
+                    {
+                        oldest.abort();
+                    }
                     let core = Arc::clone(&core);
-                    connections.spawn(async move {
-                        let _permit = permit;
-                        connection(&core, socket).await;
-                    });
+                    by_age.push_back(connections.spawn(async move { connection(&core, socket).await }));
                 }
                 Err(_) => sleep(ACCEPT_REST).await,
             },

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use kftray_relay_proto::record::MAX_PAYLOAD;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -174,7 +175,13 @@ async fn connection(contract: &Contract, names: &Names, mut socket: TcpStream) -
         match connected {
             Ok(Target::Tcp(mut target)) => {
                 target.set_nodelay(true)?;
-                copy_bidirectional(&mut socket, &mut target).await?;
+                if let Err(error) = copy_bidirectional(&mut socket, &mut target).await {
+                    // Neither must take half for the whole.
+                    for half in [&socket, &target] {
+                        SockRef::from(half).set_linger(Some(Duration::ZERO)).ok();
+                    }
+                    return Err(error.into());
+                }
                 return Ok(());
             }
             Ok(Target::Udp(target)) => return Ok(flow(socket, target).await?),

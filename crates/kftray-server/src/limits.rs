@@ -1,10 +1,12 @@
 //! The bounds on what clients may hold, and the memory the process may grow to.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use kftray_relay_proto::reason::{Refusal, RefusalKind};
+use kftray_relay_proto::token::TokenHash;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::warn;
@@ -25,6 +27,9 @@ const MEMORY_BEHIND: u64 = 2 << 20;
 /// What cutting off a stuck stream is expected to give back: a record that is on its way. More often it is a window.
 const STUCK: u64 = FRAME as u64;
 
+/// One in so many UDP flows is not for whoever has the others already.
+const KEPT_FREE: usize = 4;
+
 /// The share of the container's limit that is used, in quarters; the rest is for what is open already.
 const QUARTERS: u64 = 3;
 
@@ -32,7 +37,10 @@ const QUARTERS: u64 = 3;
 pub(crate) struct Bounds {
     pub(crate) strangers: Arc<Semaphore>,
     pub(crate) carriers: Arc<Semaphore>,
-    pub(crate) flows: Arc<Semaphore>,
+    flows: Arc<Semaphore>,
+    /// Of which one user has so many at most: questions to a DNS come by the hundred.
+    flows_each: usize,
+    flows_of: Mutex<HashMap<TokenHash, Weak<Semaphore>>>,
     pub(crate) streams_per_carrier: usize,
     /// What may be cut off.
     pub(crate) stalls: Stalls,
@@ -52,6 +60,8 @@ impl Bounds {
             strangers: Arc::new(Semaphore::new(STRANGERS)),
             carriers: Arc::new(Semaphore::new(limits.carriers)),
             flows: Arc::new(Semaphore::new(limits.flows)),
+            flows_each: limits.flows - limits.flows / KEPT_FREE,
+            flows_of: Mutex::default(),
             streams_per_carrier: limits.streams,
             stalls: Stalls::default(),
             relieved_at: AtomicU64::new(u64::MAX),
@@ -78,6 +88,17 @@ impl Bounds {
             }
         }
         self.relieving.load(Ordering::Relaxed)
+    }
+
+    /// Takes a UDP flow for a user, whatever the number of their carriers.
+    pub(crate) fn flow(&self, user: TokenHash) -> Result<(Permit, Permit), Refusal> {
+        let mut users = self.flows_of.lock().unwrap_or_else(PoisonError::into_inner);
+        users.retain(|_, share| share.strong_count() > 0);
+        let share = users.get(&user).and_then(Weak::upgrade);
+        let share = share.unwrap_or_else(|| Arc::new(Semaphore::new(self.flows_each)));
+        users.insert(user, Arc::downgrade(&share));
+        drop(users);
+        Ok((take(&share, "UDP flows of one user")?, take(&self.flows, "UDP flows")?))
     }
 
     /// So many bytes of a target were taken in.
@@ -160,6 +181,8 @@ pub(crate) fn resident() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use kftray_relay_proto::token::Token;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -189,6 +212,24 @@ mod tests {
         bounds.memory.beyond(Instant::now());
         assert!(bounds.memory.used.load(Ordering::Relaxed) > 1);
         assert_eq!(bounds.memory.behind.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test]
+    async fn nobody_takes_all_flows() {
+        let bounds = Bounds::new(&Limits { flows: 8, ..Limits::default() }, Instant::now());
+        let [one, other] = [[1; 32], [2; 32]].map(|secret| Token::new(secret).hash());
+        let mut held: Vec<_> = (0..6).map(|_| bounds.flow(one).unwrap()).collect();
+        let refusal = bounds.flow(one).unwrap_err();
+        assert_eq!(refusal.kind, RefusalKind::Busy);
+        assert!(refusal.message.contains("of one user"), "{}", refusal.message);
+        let others = [bounds.flow(other).unwrap(), bounds.flow(other).unwrap()];
+        assert!(!bounds.flow(other).unwrap_err().message.contains("of one user"));
+        held.pop();
+        held.push(bounds.flow(one).unwrap());
+        drop((held, others));
+        held = (0..6).map(|_| bounds.flow(other).unwrap()).collect();
+        assert_eq!(bounds.flows_of.lock().unwrap().len(), 1, "who holds none is forgotten");
+        drop(held);
     }
 
     #[tokio::test]

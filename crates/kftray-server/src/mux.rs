@@ -276,7 +276,14 @@ impl FuturesWrite for Io {
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut buffers = self.lock();
         ready!(buffers.poll_drain(cx))?;
-        Pin::new(&mut buffers.socket).poll_shutdown(cx)
+        ready!(Pin::new(&mut buffers.socket).poll_shutdown(cx))?;
+        // To its end: a socket that is closed with bytes unread resets the connection, and what is on its way with it.
+        loop {
+            ready!(buffers.poll_fill(cx))?;
+            if buffers.end == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 
@@ -286,8 +293,12 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Wake, Waker};
 
+    use std::time::Duration;
+
     use futures::stream::Stream as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -298,6 +309,25 @@ mod tests {
         fn wake(self: Arc<Self>) {
             self.0.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Closed with bytes unread, a socket resets the connection and takes along what the other side has yet to get.
+    #[tokio::test]
+    async fn a_closed_carrier_stays_until_the_other_side_has_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut far = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let near = listener.accept().await.unwrap().0;
+        let mut carrier = Carrier::new(near, &[], Mode::Server, Purpose::Tcp, Instant::now());
+        let soon = Duration::from_millis(200);
+        for _ in 0..2 {
+            far.write_all(b"what it says meanwhile").await.unwrap();
+            assert!(timeout(soon, poll_fn(|cx| carrier.poll_close(cx))).await.is_err());
+        }
+        let mut goodbye = Vec::new();
+        far.read_to_end(&mut goodbye).await.unwrap();
+        assert_eq!(goodbye.len(), 12, "one header: {goodbye:?}");
+        drop(far);
+        poll_fn(|cx| carrier.poll_close(cx)).await.unwrap();
     }
 
     /// What waits is written after yamux has had its say, so that yamux does not see by itself that it could not be.

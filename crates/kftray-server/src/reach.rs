@@ -102,8 +102,10 @@ impl Reach {
         // A name never lifts a denial, since its owner decides where it leads; a single address does.
         let single =
             |rule: &Rule| matches!(&rule.who, Who::Net(net) if net.prefix_len() == net.max_prefix_len());
-        let denied =
-            self.deny.iter().any(|rule| rule.has_address(address, port) || rule.has_name(names, port));
+        let leads_to = nat64(address).map_or(address, IpAddr::V4);
+        let denied = self.deny.iter().any(|rule| {
+            rule.has_address(address, port) || rule.has_address(leads_to, port) || rule.has_name(names, port)
+        });
         if denied && !self.allow.iter().filter(by_address).any(single) {
             return Err(Denial::Listed);
         }
@@ -213,15 +215,16 @@ fn special_v6(address: Ipv6Addr) -> Option<(&'static str, Option<IpNet>)> {
             ("a cloud's metadata address", Some(IpAddr::V6(address).into()))
         }
         [0xFF00..=0xFFFF, ..] => ("a multicast address", net("ff00::/8")),
-        // NAT64 (RFC 6052) leads to the IPv4 address in its last 32 bits; the network named must be this very address.
-        [0x64, 0xFF9B, 0, 0, 0, 0, high, low] => {
-            let [a, b] = high.to_be_bytes();
-            let [c, d] = low.to_be_bytes();
-            let (what, _) = special_v4(Ipv4Addr::new(a, b, c, d))?;
-            (what, Some(IpAddr::V6(address).into()))
-        }
-        _ => return None,
+        // The network named must be this very address.
+        _ => (special_v4(nat64(address.into())?)?.0, Some(IpAddr::V6(address).into())),
     })
+}
+
+/// The IPv4 address that a NAT64 address leads to, in its last 32 bits (RFC 6052).
+fn nat64(address: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(v6) = address else { return None };
+    let [0x64, 0xFF9B, 0, 0, 0, 0, high, low] = v6.segments() else { return None };
+    Some(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
 }
 
 #[cfg(test)]
@@ -282,7 +285,11 @@ mod tests {
     fn denied_unless_the_very_address_is_allowed() {
         let api = reach(&[], &["10.96.0.1", "*.corp.example:1-1024"]);
         assert_eq!(check(&api, "kubernetes.default", "10.96.0.1", 443), Err(Denial::Listed));
+        for same in ["::ffff:10.96.0.1", "64:ff9b::10.96.0.1"] {
+            assert_eq!(check(&api, "x", same, 443), Err(Denial::Listed), "{same}");
+        }
         assert_eq!(check(&api, "x", "10.96.0.2", 443), Ok(()));
+        assert_eq!(check(&api, "x", "64:ff9b::10.96.0.2", 443), Ok(()));
         assert_eq!(check(&api, "db.CORP.example.", "10.0.0.9", 1000), Err(Denial::Listed));
         assert_eq!(check(&api, "db.corp.example", "10.0.0.9", 5432), Ok(()));
         let named = reach(&["10.96.0.1:443", "10.0.0.0/8"], &["10.96.0.1"]);

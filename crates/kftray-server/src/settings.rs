@@ -11,7 +11,7 @@
 //! | `KFTRAY_EXPOSE_HOLD` | hold callers so many seconds after a listener's tunnel was lost | 10 |
 //! | `KFTRAY_IDLE_EXIT` | leave after so many seconds without a tunnel; 0 = never | 120 |
 //! | `KFTRAY_DRAIN` | after SIGTERM wait so many seconds for connections to end | 20 |
-//! | `KFTRAY_LIMITS_CARRIERS`, `_STREAMS`, `_FLOWS` | most tunnels, most streams per tunnel, most UDP flows | 64, 4096, 4096 |
+//! | `KFTRAY_LIMITS_CARRIERS`, `_STREAMS`, `_FLOWS` | most tunnels, most streams per tunnel, most UDP flows (three quarters of them for one user) | 64, 4096, 4096 |
 //! | `KFTRAY_LIMITS_MEMORY` | MiB of memory beyond which opens are refused; 0 = never | 3/4 of the container's limit |
 //! | `KFTRAY_LOG`, else `RUST_LOG` | log filter | `info` |
 //!

@@ -62,7 +62,7 @@ pub(crate) async fn serve(
         }
         Open::Udp { target, policy } => {
             let _live = core.metrics.stream(Kind::Udp);
-            udp::serve(&core, stream, rest, &target, policy).await;
+            udp::serve(&core, stream, rest, tunnel.owner, &target, policy).await;
         }
         Open::Listen(listen) => {
             let _live = core.metrics.stream(Kind::Listen);

@@ -100,6 +100,8 @@ pub(crate) struct Pump<'a> {
     /// The client's bytes that the socket has not taken yet.
     payload: Bytes,
     up: Up,
+    /// Why the socket takes no more. The kernel tells an error once: afterwards the socket reads as if it had ended in order.
+    broken_by: Option<io::ErrorKind>,
     /// What goes to the client before anything else: a reply, an end.
     pub(crate) head: BytesMut,
     /// The socket's bytes that the stream has not taken yet.
@@ -183,6 +185,7 @@ impl<'a> Pump<'a> {
             chunk: rest,
             payload: Bytes::new(),
             up: Up::Open,
+            broken_by: None,
             head: BytesMut::new(),
             data: None,
             down: Down::Open,
@@ -214,9 +217,17 @@ impl<'a> Pump<'a> {
         self
     }
 
+    /// Whether the client has yet to say that it takes the caller, and another may be asked instead.
+    pub(crate) fn may_move(&self) -> bool {
+        self.reply.is_some() && self.kept.is_some()
+    }
+
     /// The caller, to be offered to another client; `None` if that might do harm.
     pub(crate) fn into_caller(self) -> Option<(TcpStream, Kept)> {
-        self.kept.map(|kept| (self.socket, kept))
+        let kept = self.kept?;
+        // How it ends is for whoever has it next to say.
+        abrupt(&self.socket, false);
+        Some((self.socket, kept))
     }
 
     /// The socket, after a refusal.
@@ -282,7 +293,12 @@ impl<'a> Pump<'a> {
                             drop(self.payload.split_to(written));
                         }
                         // The other direction may still have bytes to read, and then tells the client why.
-                        _ => self.up = Up::Broken,
+                        result => {
+                            // After its own orderly end the target is merely gone.
+                            let reason = result.err().map(|error| error.kind());
+                            self.broken_by = reason.filter(|kind| *kind != io::ErrorKind::BrokenPipe);
+                            self.up = Up::Broken;
+                        }
                     }
                     continue;
                 }
@@ -397,6 +413,10 @@ impl<'a> Pump<'a> {
                 self.scratch.give(buffer);
                 return Poll::Pending;
             }
+        };
+        let read = match (read, self.broken_by) {
+            (Ok(0), Some(kind)) => Err(kind.into()),
+            (read, _) => read,
         };
         match read {
             Ok(0) => self.end(&Record::finished(), false),

@@ -17,14 +17,15 @@ use futures::stream::Stream as _;
 use kftray_relay_proto::open::{Policy, Reply, Target};
 use kftray_relay_proto::reason::EndKind;
 use kftray_relay_proto::record::{Decoder, MAX_PAYLOAD, Record};
+use kftray_relay_proto::token::TokenHash;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use crate::dial;
 use crate::metrics::Metrics;
 use crate::relay::Core;
 use crate::stream::{Dialled, refuse, while_dialling};
-use crate::{dial, limits};
 
 /// A flow that is silent this long ends (RFC 4787, REQ-5: not before 2 minutes).
 const IDLE: Duration = Duration::from_secs(120);
@@ -68,11 +69,12 @@ pub(crate) async fn serve(
     core: &Core,
     mut stream: yamux::Stream,
     rest: Bytes,
+    user: TokenHash,
     target: &Target,
     policy: Policy,
 ) {
-    let _permit = match limits::take(&core.bounds.flows, "UDP flows") {
-        Ok(permit) => permit,
+    let _permits = match core.bounds.flow(user) {
+        Ok(permits) => permits,
         Err(refusal) => return refuse(core, stream, refusal).await,
     };
     let dialled = while_dialling(&mut stream, rest, dial::udp(core, target, policy)).await;

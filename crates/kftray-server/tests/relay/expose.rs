@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::client::{Channel, Client, hello};
+use crate::client::{Channel, Client, hello, named};
 use crate::{Running, SOON, settings};
 
 fn listen(port: u16, mode: Mode, callers: &[&str]) -> Open {
@@ -239,6 +239,58 @@ async fn a_caller_of_a_client_that_falls_silent_is_offered_to_the_next() {
     }
 }
 
+/// A machine that fell asleep keeps its carrier for a while; callers need not wait for its end.
+#[tokio::test]
+async fn a_caller_does_not_wait_for_a_client_that_sleeps() {
+    for comes_back in [true, false] {
+        let short = Settings { expose_hold: Duration::from_secs(2), ..settings() };
+        let relay = Running::start(short).await;
+        let (mut client, _control, port) = listening(&relay, Mode::Http).await;
+        let mut caller = call(port).await;
+        caller.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+        let _unanswered = client.incoming().await;
+        client.freeze();
+        tokio::time::pause();
+        // Less than its carrier is given.
+        tokio::time::advance(Duration::from_secs(30)).await;
+        tokio::time::resume();
+        if comes_back {
+            let mut back = Client::new(relay.tunnel).await;
+            let _control = back.opened(&listen(port, Mode::Http, &[])).await;
+            let (mut channel, _) = back.incoming().await;
+            channel.send_reply(&opened()).await;
+            channel.data(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+            channel.send(&Record::finished()).await;
+            caller.shutdown().await.unwrap();
+            assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 204"));
+        } else {
+            assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 503"));
+        }
+    }
+}
+
+/// Who lives and takes its time loses nobody.
+#[tokio::test]
+async fn a_client_that_answers_may_let_callers_wait() {
+    let relay = Running::start(settings()).await;
+    let (mut client, _control, port) = listening(&relay, Mode::Http).await;
+    let mut caller = call(port).await;
+    caller.write_all(b"GET / HTTP/1.1\r\nHost: shop\r\n\r\n").await.unwrap();
+    let (mut channel, _) = client.incoming().await;
+    for _ in 0..4 {
+        tokio::time::pause();
+        tokio::time::advance(Duration::from_secs(15)).await;
+        tokio::time::resume();
+        // A round trip on its carrier.
+        client.refused(&named("no.such", 1)).await;
+    }
+    channel.send_reply(&opened()).await;
+    channel.data(b"HTTP/1.1 204 No Content\r\n\r\n").await;
+    channel.send(&Record::finished()).await;
+    caller.shutdown().await.unwrap();
+    assert!(read_all(caller).await.unwrap().starts_with("HTTP/1.1 204"));
+}
+
 /// A caller keeps its connection although the client's program has said its last word, and then the client is gone.
 #[tokio::test]
 async fn a_caller_hears_of_the_end_after_the_client_has_finished() {
@@ -285,9 +337,13 @@ async fn without_a_client_callers_are_told() {
     // The port is free for somebody else now.
     let (client, _control, port) = listening(&relay, Mode::Http).await;
     drop(client);
-    tokio::time::sleep(Duration::from_millis(600)).await;
     let stranger = Client::with(relay.tunnel, hello(Token::new([8; 32]))).await.unwrap();
-    stranger.opened(&listen(port, Mode::Http, &[])).await;
+    let taken_over = async {
+        while stranger.open(&listen(port, Mode::Http, &[]), &[]).await.reply().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, taken_over).await.unwrap();
 }
 
 #[tokio::test]

@@ -76,18 +76,18 @@ async fn without_anything_open_a_stop_is_at_once() {
 
 #[tokio::test]
 async fn nobody_needs_it_any_more() {
-    let idle = Some(Duration::from_millis(500));
+    let idle = Some(Duration::from_secs(2));
     let relay = Running::start(Settings { idle_exit: idle, ..settings() }).await;
     let client = Client::new(relay.tunnel).await;
     // A tunnel without any stream keeps it; a refused hello does not.
-    sleep(Duration::from_millis(1000)).await;
+    sleep(Duration::from_secs(3)).await;
     client.opened(&tcp(TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap())).await;
     let stranger = hello(kftray_relay_proto::token::Token::new([0; 32]));
     assert!(matches!(Client::with(relay.tunnel, stranger).await, Err(HandshakeError::Refused { .. })));
     let begin = Instant::now();
     drop(client);
     assert_eq!(relay.ended().await, Ended::Idle);
-    assert!(begin.elapsed() >= Duration::from_millis(500));
+    assert!(begin.elapsed() >= Duration::from_secs(2));
     let never_used = Running::start(Settings { idle_exit: idle, ..settings() }).await;
     assert_eq!(never_used.ended().await, Ended::Idle);
 }
@@ -112,6 +112,18 @@ async fn health_and_metrics() {
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
     assert!(relay.health("/healthz").await.starts_with("HTTP/1.1 200"));
+}
+
+/// The kubelet's probe is one among whatever comes from the cluster.
+#[tokio::test]
+async fn nobody_keeps_the_probe_out() {
+    let relay = Running::start(settings()).await;
+    let mut idle = Vec::new();
+    for _ in 0..100 {
+        idle.push(TcpStream::connect(relay.health).await.unwrap());
+        // Each is accepted before the next comes.
+        assert!(relay.health("/healthz").await.starts_with("HTTP/1.1 200"));
+    }
 }
 
 #[tokio::test]

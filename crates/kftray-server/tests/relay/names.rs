@@ -43,7 +43,7 @@ async fn an_address_that_does_not_answer_holds_up_the_next_one_for_a_moment_only
         assert_eq!(channel.reply().await, Ok(("127.0.0.3".to_owned(), port)));
         let took = begin.elapsed();
         // The dial itself would be given up after 10 s.
-        assert!(took < Duration::from_secs(2), "{dead}: {took:?}");
+        assert!(took < Duration::from_secs(8), "{dead}: {took:?}");
         // Else the silent one was not asked first, and nothing is shown.
         assert!(took >= Duration::from_millis(250) && channel.pending == 1, "{dead}: {took:?}");
         let mut socket = accepted(&listener).await;

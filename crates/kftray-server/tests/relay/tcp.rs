@@ -1,5 +1,7 @@
 //! TCP through the relay.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use kftray_relay_proto::hello::ClientHello;
 use kftray_relay_proto::reason::EndKind;
@@ -131,12 +133,33 @@ async fn a_reset_is_no_end() {
         }
         socket.write_all(b"half an ans").await.unwrap();
         assert_eq!(channel.read(11).await, b"half an ans");
-        SockRef::from(&socket).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
         drop(socket);
         let end = channel.next().await;
         assert!(matches!(end, Some(Record::End { kind: EndKind::Reset, .. })), "{end:?}");
         assert_eq!(channel.next().await, None);
     }
+}
+
+/// The kernel tells it once: to the write that fails, and the read behind it sees an orderly end.
+#[tokio::test]
+async fn a_reset_during_an_upload_is_no_end_either() {
+    let relay = Running::start(settings()).await;
+    let client = Client::new(relay.tunnel).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut channel = client.opened(&tcp(listener.local_addr().unwrap())).await;
+    let (mut socket, _) = listener.accept().await.unwrap();
+    socket.write_all(b"half an ans").await.unwrap();
+    let upload = async {
+        // Until the target's buffers and the window are full, and somewhat beyond.
+        while timeout(Duration::from_millis(300), channel.data(&[1; 32_000])).await.is_ok() {}
+    };
+    timeout(SOON, upload).await.unwrap();
+    SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(socket);
+    let (bytes, end) = channel.rest().await;
+    assert_eq!(bytes, b"half an ans");
+    assert!(matches!(end, Some(Record::End { kind: EndKind::Reset, .. })), "{end:?}");
 }
 
 #[tokio::test]

@@ -150,17 +150,17 @@ async fn a_silent_flow_ends() {
     let relay = Running::start(settings()).await;
     let client = Client::new(relay.tunnel).await;
     let (_echo, address) = echo().await;
-    let policy = Policy { idle: Some(Duration::from_secs(1)), ..Policy::default() };
+    let policy = Policy { idle: Some(Duration::from_secs(3)), ..Policy::default() };
     let mut channel = client.opened(&Open::Udp { target: target(address), policy }).await;
     let begin = tokio::time::Instant::now();
     for _ in 0..4 {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(1000)).await;
         channel.data(b"x").await;
         assert_eq!(datagram(&mut channel).await, "x");
     }
     let end = channel.next().await;
     assert!(matches!(end, Some(Record::End { kind: EndKind::Idle, .. })), "{end:?}");
-    assert!(begin.elapsed() >= Duration::from_millis(2600), "traffic keeps it alive");
+    assert!(begin.elapsed() >= Duration::from_secs(7), "traffic keeps it alive");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,7 +182,12 @@ async fn the_oldest_are_dropped_and_counted() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-    let taken = relay.metric("kftray_server_datagrams_to_client_total").await;
+    // Until the flow has taken what the kernel holds.
+    let mut taken = 0;
+    while taken != relay.metric("kftray_server_datagrams_to_client_total").await || taken == 0 {
+        taken = relay.metric("kftray_server_datagrams_to_client_total").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
     let (mut received, mut dropped, mut last) = (0, 0, None);
     while received + dropped < taken {
         match timeout(SOON, channel.next()).await.unwrap() {
