@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod https;
 pub mod issuer;
 pub mod load;
+pub mod place;
 pub mod program;
 pub mod stream;
 
@@ -22,4 +23,5 @@ pub use field::Field;
 pub use forward::Forward;
 pub use ground::Ground;
 pub use issuer::Issuer;
+pub use place::Place;
 pub use program::Program;

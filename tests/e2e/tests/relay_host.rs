@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::Ground;
-use kftray_e2e::client::get;
-use kftray_e2e::field::image;
+use kftray_e2e::client::{connect, get, get_kept};
+use kftray_e2e::field::{image, metrics, proxy};
 use kftray_e2e::ground::run;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -214,4 +214,65 @@ async fn used(user: &User, path: &str) -> Result<()> {
     let text = user.kftui(&["status", "internal-api"]).await?;
     ensure!(text.contains(&format!("GET {path}  200")) && text.contains("inside the cluster"), "{text}");
     Ok(())
+}
+
+/// Settings hold at once: the relay is replaced under a forward that goes on, and the old one lasts as long as what is open on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_image_replaces_the_relay_and_breaks_nothing() -> Result<()> {
+    let user = User::new("relay-host-image").await?;
+    let mut entry = proxy("web", "web.kftest.svc.cluster.local", 80);
+    entry["namespace"] = user.namespace.into();
+    entry["local_port"] = 0.into();
+    let file = user.home.path().join("forwards.json");
+    std::fs::write(&file, json!([entry]).to_string())?;
+    user.kftui(&["settings", "set", "relay_idle_exit=15", &format!("relay_image={}", image())]).await?;
+    user.kftui(&["import", &file.display().to_string()]).await?;
+    user.kftui(&["start", "web", "--no-wait"]).await?;
+    user.kftui(&["wait", "--ready", "--timeout", "90"]).await?;
+    let port = user.port("web").await?;
+    let old = user.there("pod").await?;
+    let (mut held, mut rest) = (connect(port).await?, Vec::new());
+    let body = get_kept(&mut held, &mut rest, "/").await?;
+
+    // The same program under another name is another relay.
+    let other = format!("relay_image=docker.io/library/{}", image());
+    user.kftui(&["settings", "set", &other]).await?;
+    let begin = Instant::now();
+    let new = loop {
+        // Whoever connects meanwhile is served, by the one or the other.
+        let mut beside = connect(port).await?;
+        get_kept(&mut beside, &mut Vec::new(), "/").await?;
+        let pods = user.there("pod").await?;
+        let new = pods.lines().find(|pod| !old.contains(*pod));
+        if let Some(new) = new
+            && streams(&user, new).await.unwrap_or(0) == 1
+        {
+            break format!("{new}\n");
+        }
+        ensure!(begin.elapsed() < START, "new connections are not on the new relay: {pods}");
+        sleep(Duration::from_millis(200)).await;
+    };
+    println!("the new relay served {:?} after the setting", begin.elapsed());
+
+    // Longer than an idle relay is left.
+    sleep(Duration::from_secs(20)).await;
+    ensure!(get_kept(&mut held, &mut rest, "/").await? == body, "the same server");
+    ensure!(streams(&user, old.trim()).await? == 1, "it is still on the old relay");
+    drop(held);
+    let begin = Instant::now();
+    while user.there("pod").await? != new {
+        ensure!(begin.elapsed() < START, "{}", user.there("pod").await?);
+        get(port, "/", SOON).await?;
+        sleep(Duration::from_millis(500)).await;
+    }
+    println!("the old relay was gone {:?} after its last connection", begin.elapsed());
+    get(port, "/", SOON).await?;
+    user.kftui(&["stop", "--all"]).await?;
+    user.ground.kubectl(&["delete", "namespace", user.namespace, "--wait=false"]).await.map(drop)
+}
+
+/// TCP streams that a relay's pod (`pod/NAME`) has open.
+async fn streams(user: &User, pod: &str) -> Result<u64> {
+    let pod = pod.trim_start_matches("pod/");
+    Ok(metrics(&user.ground, user.namespace, pod).await?.get("streams{kind=\"tcp\"}"))
 }

@@ -3,134 +3,17 @@
 //!
 //! Needs the relay's image in the cluster (`cargo xtask cluster up --relay`, or what `cargo xtask test --e2e` does).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kftray_e2e::field::{SOON, START, image, metrics, nothing_installed};
-use kftray_e2e::{Forward, Ground, client, ground};
+use kftray_e2e::place::{eventually, told};
+use kftray_e2e::{Forward, Ground, Place, client, ground};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
-
-/// Service of the fixture, by the cluster's DNS.
-const WEB: &str = "web.kftest.svc.cluster.local";
-
-/// A namespace of a test's own, and an installation of `kftui`.
-struct Place {
-    ground: Ground,
-    namespace: String,
-    home: TempDir,
-    image: String,
-}
-
-impl Place {
-    /// `name` in the cluster, with these lines in addition to an empty namespace's manifest.
-    async fn new(name: &str, labels: &str, more: &str) -> Result<Self> {
-        let ground = Ground::from_env()?;
-        let namespace = format!("relay-{name}");
-        ground.kubectl(&["delete", "namespace", &namespace, "--ignore-not-found"]).await?;
-        ground
-            .apply(&format!(
-                "apiVersion: v1\nkind: Namespace\nmetadata: {{ name: {namespace}, labels: {{ {labels} }} }}\n{more}"
-            ))
-            .await?;
-        Ok(Self { ground, namespace, home: TempDir::new()?, image: image() })
-    }
-
-    fn kftui(&self, kubeconfig: &Path) -> Command {
-        let mut command = Command::new(&self.ground.kftui);
-        command
-            .env("KFTRAY_CONFIG", self.home.path())
-            .env("KFTRAY_RELAY_IMAGE", &self.image)
-            .env("KUBECONFIG", kubeconfig)
-            .env("USER", "jane");
-        command
-    }
-
-    /// `kftui ARGUMENTS` to its end.
-    async fn run(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = self.kftui(&self.ground.kubeconfig);
-        command.args(arguments);
-        ground::run(command).await
-    }
-
-    /// Begins to forward to the fixture by way of a relay of this namespace.
-    fn forward_as(&self, kubeconfig: &Path) -> Result<Forward> {
-        let mut command = self.kftui(kubeconfig);
-        let target = format!("proxy/{WEB}");
-        command.args(["forward", "-n", &self.namespace, "--output", "json", "--keep-trying", &target, ":80"]);
-        Forward::spawn(command)
-    }
-
-    fn forward(&self) -> Result<Forward> {
-        self.forward_as(&self.ground.kubeconfig)
-    }
-
-    /// Forwards, and sees that a request is answered.
-    async fn serves(&self) -> Result<Forward> {
-        self.serves_as(&self.ground.kubeconfig).await
-    }
-
-    async fn serves_as(&self, kubeconfig: &Path) -> Result<Forward> {
-        let mut forward = self.forward_as(kubeconfig)?;
-        forward.until("all_ready", START).await?;
-        let body = client::get(forward.port()?, "/", SOON).await?;
-        ensure!(body.starts_with("web-"), "an answer of the fixture, not {body:?}");
-        Ok(forward)
-    }
-
-    /// What the forward says about itself until it says this code.
-    async fn told(&self, forward: &mut Forward, code: &str) -> Result<String> {
-        // While it resolves the reason is what it waits for, later the cause of its recovery.
-        let why = |event: &Value| {
-            let status = &event["status"];
-            [&status["cause"], &status["waiting_for"]].into_iter().find(|why| why["code"] == code).cloned()
-        };
-        let event = forward.until_that(code, START, |event| why(event).is_some()).await?;
-        let why = why(&event).context("a reason")?;
-        Ok(why["message"].as_str().context("a message")?.to_owned())
-    }
-
-    async fn objects(&self, kind: &str) -> Result<Vec<Value>> {
-        let text = self.ground.kubectl(&["-n", &self.namespace, "get", kind, "-o", "json"]).await?;
-        let list: Value = serde_json::from_str(&text)?;
-        Ok(list["items"].as_array().context("a list")?.clone())
-    }
-
-    async fn jobs(&self) -> Result<Vec<String>> {
-        let name = |job: &Value| job["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        Ok(self.objects("jobs").await?.iter().map(name).collect())
-    }
-
-    /// A user with exactly what `kftui rbac print SHEET` says, in `namespace`.
-    async fn user(&self, name: &str, sheet: &str, namespace: &str) -> Result<PathBuf> {
-        let harmless = ["user", name, "-n", namespace, "--allow", "configmaps=get"];
-        let path = self.ground.xtask_cluster(&harmless).await?;
-        let role = self.run(&["rbac", "print", sheet, "-n", namespace, "--user", name]).await?;
-        self.ground.apply(&role).await?;
-        Ok(PathBuf::from(path.lines().last().context("a path")?.trim()))
-    }
-
-    async fn gone(self) -> Result<()> {
-        self.ground.kubectl(&["delete", "namespace", &self.namespace, "--wait=false"]).await.map(drop)
-    }
-}
-
-/// Until `holds`; a test's own clock, not the program's.
-async fn eventually<F: Future<Output = Result<bool>>>(
-    what: &str,
-    limit: Duration,
-    mut holds: impl FnMut() -> F,
-) -> Result<Duration> {
-    let start = Instant::now();
-    while !holds().await? {
-        ensure!(start.elapsed() < limit, "{what}: not within {limit:?}");
-        sleep(Duration::from_millis(500)).await;
-    }
-    Ok(start.elapsed())
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_a_restricted_namespace_with_quota_and_limits() -> Result<()> {
@@ -179,7 +62,7 @@ async fn a_full_quota_is_told_and_waited_for() -> Result<()> {
     })
     .await?;
     let mut forward = place.forward()?;
-    let message = place.told(&mut forward, "relay_quota").await?;
+    let message = told(&mut forward, "relay_quota").await?;
     ensure!(message.contains("exceeded quota: full"), "{message}");
     ensure!(message.contains("relay-quota/kftray-relay-jane-"), "{message}");
     place.ground.apply(quota(1).trim_start_matches("---\n")).await?;
@@ -194,7 +77,7 @@ async fn an_image_that_cannot_be_pulled_is_told_with_pod_and_cause() -> Result<(
     let mut place = Place::new("image", "", "").await?;
     place.image = "registry.invalid/kftray-server:none".to_owned();
     let mut forward = place.forward()?;
-    let message = place.told(&mut forward, "relay_image_pull").await?;
+    let message = told(&mut forward, "relay_image_pull").await?;
     ensure!(
         message.contains("image registry.invalid/kftray-server:none of pod relay-image/kftray-relay-"),
         "{message}"
@@ -222,7 +105,7 @@ async fn a_policy_that_refuses_the_pod_is_told_and_waited_for() -> Result<()> {
         let dry = ["-n", "relay-policy", "run", "probe", "--image=x", "--restart=Never", "--dry-run=server"];
         eventually("the policy counts", SOON, async || Ok(place.ground.kubectl(&dry).await.is_err())).await?;
         let mut forward = place.forward()?;
-        let message = place.told(&mut forward, "relay_admission").await?;
+        let message = told(&mut forward, "relay_admission").await?;
         ensure!(
             message.contains("no pods today") && message.contains("relay-policy/kftray-relay-"),
             "{message}"
@@ -237,11 +120,11 @@ async fn a_policy_that_refuses_the_pod_is_told_and_waited_for() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pod_that_no_node_takes_is_told() -> Result<()> {
-    let place = Place::new("nodes", "", "").await?;
+async fn a_job_made_by_hand_is_listed_and_swept() -> Result<()> {
+    let place = Place::new("by-hand", "", "").await?;
     let patch = place.home.path().join("patch.json");
     std::fs::write(&patch, r#"{"spec": {"template": {"spec": {"nodeSelector": {"no": "such"}}}}}"#)?;
-    // Settings have no flag of `forward`: the Job is made by hand, as an administrator vets it.
+    // As an administrator vets it. Printed without a cluster, so that no forward takes it for its own.
     let job = place
         .run(&["relay", "manifest", "--job", "-n", &place.namespace, "--patch", &patch.display().to_string()])
         .await?;
@@ -299,6 +182,49 @@ async fn adopted_after_a_kill_replaced_by_another_version_and_gone_in_time() -> 
     place.gone().await
 }
 
+/// What somebody still uses is not taken away when the same installation starts with another version.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replaced_relay_serves_on_and_ends_after_its_last_user() -> Result<()> {
+    let mut place = Place::new("drain", "", "").await?;
+    place.set(&["relay_idle_exit=15"]).await?;
+    let first = place.serves().await?;
+    let old = place.names("pods").await?;
+    ensure!(old.len() == 1, "{old:?}");
+    let (mut held, mut rest) = (client::connect(first.port()?).await?, Vec::new());
+    client::get_kept(&mut held, &mut rest, "/").await?;
+
+    place.image = format!("docker.io/library/{}", image());
+    let second = place.serves().await?;
+    let both = place.names("pods").await?;
+    ensure!(both.len() == 2 && both.contains(&old[0]), "{both:?}");
+    let new = both.iter().find(|pod| **pod != old[0]).context("the new one")?;
+    let streams = async |pod: &str| {
+        anyhow::Ok(metrics(&place.ground, &place.namespace, pod).await?.get("streams{kind=\"tcp\"}"))
+    };
+    ensure!(streams(&old[0]).await? == 1, "the held connection is on the old one");
+    let body = client::get_kept(&mut held, &mut rest, "/").await?;
+    ensure!(body.starts_with(b"web-"), "{body:?}");
+    // Whoever began with the old one has it for new connections, too.
+    client::get(first.port()?, "/", SOON).await?;
+    let mut beside = client::connect(second.port()?).await?;
+    client::get_kept(&mut beside, &mut Vec::new(), "/").await?;
+    ensure!(streams(new).await? == 1, "the second forward is on the new one");
+
+    // Well above what an idle relay is left for: it is not idle.
+    sleep(Duration::from_secs(20)).await;
+    let body = client::get_kept(&mut held, &mut rest, "/").await?;
+    ensure!(body.starts_with(b"web-"), "{body:?}");
+    first.interrupt().await?;
+    let took = eventually("the old relay is gone", START, async || {
+        Ok(place.names("pods").await? == [new.as_str()] && place.jobs().await?.len() == 1)
+    })
+    .await?;
+    println!("the old relay was gone {took:?} after its last user");
+    client::get(second.port()?, "/", SOON).await?;
+    drop(second);
+    place.gone().await
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_evicted_relay_is_started_again() -> Result<()> {
     let place = Place::new("evict", "", "").await?;
@@ -340,7 +266,7 @@ async fn each_role_sheet_is_enough_and_nothing_more_is_needed() -> Result<()> {
 
     let forwarder = place.user("only-forwards", "forward", &place.namespace).await?;
     let mut forward = place.forward_as(&forwarder)?;
-    let message = place.told(&mut forward, "forbidden").await?;
+    let message = told(&mut forward, "forbidden").await?;
     ensure!(message.contains("jobs.batch in namespace relay-sheets (as user only-forwards)"), "{message}");
     drop(forward);
 
@@ -373,15 +299,11 @@ async fn expose(place: &Place, kubeconfig: &Path) -> Result<()> {
     command.args(["run", "--output", "json", "--keep-trying", &entries.display().to_string()]);
     let mut forward = Forward::spawn(command)?;
     forward.until("all_ready", START).await?;
-    let names = async |kind: &str| -> Result<Vec<String>> {
-        let name = |object: &Value| object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-        Ok(place.objects(kind).await?.iter().map(name).collect())
-    };
-    ensure!(names("services").await? == ["internal-api", "my-app"]);
-    ensure!(names("ingresses").await? == ["my-app"]);
+    ensure!(place.names("services").await? == ["internal-api", "my-app"]);
+    ensure!(place.names("ingresses").await? == ["my-app"]);
     forward.interrupt().await?;
     eventually("the objects of the exposes are gone", SOON, async || {
-        Ok(names("services").await?.is_empty() && names("ingresses").await?.is_empty())
+        Ok(place.names("services").await?.is_empty() && place.names("ingresses").await?.is_empty())
     })
     .await?;
     Ok(())
@@ -477,7 +399,7 @@ async fn installed_with_a_token_for_those_who_may_read_it() -> Result<()> {
         ensure!(place.jobs().await?.is_empty(), "the installed one was used");
         // May port-forward to it, but not read the token, and not start a relay either.
         let mut forward = place.forward_as(&outsider.await?)?;
-        let message = place.told(&mut forward, "forbidden").await?;
+        let message = told(&mut forward, "forbidden").await?;
         ensure!(message.contains("jobs.batch"), "{message}");
         anyhow::Ok(())
     };

@@ -52,23 +52,27 @@ async fn strangers_at_the_relay_get_nowhere() -> Result<()> {
     // Somebody who may port-forward to it: garbage, a token that is not its owner's, a version that is none.
     let direct = direct(&field.ground, &field.namespace, &[(name, 9999)]).await?;
     let port = direct.port()?;
-    for (hello, answer) in [
-        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), &b""[..]),
-        (vec![0xFF; 100_000], b""),
-        // Refused for its token (reason 8), then for its version (reason 9).
-        (hello(1, 1), b"KFTRELAY\x02"),
-        (hello(7, 9), b"KFTRELAY\x02"),
+    let refused = "KFTRELAY\u{2}";
+    for (hello, answer, words) in [
+        (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "", ""),
+        (vec![0xFF; 100_000], "", ""),
+        (hello(1, 1), refused, "the token is not one that this relay was created for"),
+        // Of a later client, and of one from before the first version: both are told what is spoken here.
+        (hello(7, 9), refused, ") speaks protocol 1, the client 7 to 9"),
+        (hello(0, 0), refused, ") speaks protocol 1, the client 0"),
     ] {
         let mut socket = client::connect(port).await?;
         socket.write_all(&hello).await.ok();
         let mut received = Vec::new();
         timeout(SOON, socket.read_to_end(&mut received)).await?.ok();
-        ensure!(received.starts_with(answer) && received.is_empty() == answer.is_empty(), "{received:?}");
+        let text = String::from_utf8_lossy(&received);
+        ensure!(text.starts_with(answer) && text.is_empty() == answer.is_empty(), "{text:?}");
+        ensure!(text.contains(words), "{text:?}");
     }
     // Whoever is the owner has noticed nothing; whoever looks at the metrics has.
     client::get(field.ports[0], "/", SOON).await?;
     let metrics = client::get(other.ports[1], "/metrics", SOON).await?;
-    for line in ["{reason=\"unauthorized\"} 1", "{reason=\"version\"} 1", "{reason=\"garbage\"} 2"] {
+    for line in ["{reason=\"unauthorized\"} 1", "{reason=\"version\"} 2", "{reason=\"garbage\"} 2"] {
         ensure!(metrics.contains(&format!("kftray_server_hellos_refused_total{line}")), "{line}:\n{metrics}");
     }
     other.gone().await?;

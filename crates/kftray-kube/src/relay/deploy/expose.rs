@@ -75,10 +75,17 @@ pub(super) async fn make(
     owner: &Owner,
 ) -> Result<Made, Problem> {
     let plan = Plan::new(&offer.name, namespace, &offer.expose)?;
-    put(api, identity, &offer.name, SERVICES, &plan.service(identity, owner)).await?;
+    let created = put(api, identity, &offer.name, SERVICES, &plan.service(identity, owner)).await?;
     match plan.ingress(identity, owner) {
-        Some(ingress) => put(api, identity, &offer.name, INGRESSES, &ingress).await?,
-        None => withdraw_ingress(api, identity, &offer.name).await,
+        Some(ingress) => {
+            if let Err(problem) = put(api, identity, &offer.name, INGRESSES, &ingress).await {
+                if created {
+                    withdraw(api, identity, &offer.name, SERVICES).await;
+                }
+                return Err(problem);
+            }
+        }
+        None => withdraw(api, identity, &offer.name, INGRESSES).await,
     }
     Ok(Made { urls: plan.urls(), notes: plan.notes(), needs: plan.needs() })
 }
@@ -86,10 +93,15 @@ pub(super) async fn make(
 /// Tells at once if the name of an expose is somebody else's.
 pub(super) async fn refuse_foreign(api: &Api, identity: &Identity, alias: &str) -> Result<(), Problem> {
     let name = service_name(alias)?;
-    match api.get(SERVICES, &name).await? {
-        Some(found) if !is_own(&found, identity, alias) => Err(taken(SERVICES, &found)),
-        Some(_) | None => Ok(()),
+    // A public one is a host name, and has an Ingress as well.
+    let kinds = if alias.contains('.') { &[SERVICES, INGRESSES][..] } else { &[SERVICES] };
+    for &kind in kinds {
+        match api.get(kind, &name).await? {
+            Some(found) if !is_own(&found, identity, alias) => return Err(taken(kind, &found)),
+            Some(_) | None => {}
+        }
     }
+    Ok(())
 }
 
 /// The name of the Service: the alias, or the first part of a host name.
@@ -359,13 +371,21 @@ pub(super) async fn owner(api: &Api, relay: &RelayPod) -> Result<Owner, Problem>
     Ok(Owner { name: part("name"), uid: part("uid"), nonce })
 }
 
-/// Creates the object, or changes ours of that name.
-async fn put(api: &Api, identity: &Identity, alias: &str, kind: Kind, wanted: &Value) -> Result<(), Problem> {
+/// Creates the object, which is told, or changes ours of that name.
+async fn put(
+    api: &Api,
+    identity: &Identity,
+    alias: &str,
+    kind: Kind,
+    wanted: &Value,
+) -> Result<bool, Problem> {
     /// Somebody may create, change or delete it between our steps; not for ever.
     const ATTEMPTS: usize = 5;
     let name = wanted["metadata"]["name"].as_str().unwrap_or_default();
     for _ in 0..ATTEMPTS {
-        let done = match api.get(kind, name).await? {
+        let found = api.get(kind, name).await?;
+        let created = found.is_none();
+        let done = match found {
             Some(found) if !is_own(&found, identity, alias) => return Err(taken(kind, &found)),
             Some(found) if found["metadata"]["deletionTimestamp"].is_null() => {
                 api.merge(kind, &found, &changes(&found, wanted)).await?.is_some()
@@ -375,7 +395,7 @@ async fn put(api: &Api, identity: &Identity, alias: &str, kind: Kind, wanted: &V
             None => api.create(kind, wanted).await?.is_some(),
         };
         if done {
-            return Ok(());
+            return Ok(created);
         }
     }
     let message = format!("{} {}/{name} keeps changing while it is being made", kind.word(), api.namespace);
@@ -406,15 +426,15 @@ fn changes(found: &Value, wanted: &Value) -> Value {
     changes
 }
 
-/// The Ingress of a name that was public before. Who may not look has none.
-async fn withdraw_ingress(api: &Api, identity: &Identity, alias: &str) {
+/// What a name has of ours and is not to have: an Ingress of what was public before. Who may not look has none.
+async fn withdraw(api: &Api, identity: &Identity, alias: &str, kind: Kind) {
     let Ok(name) = service_name(alias) else { return };
-    if let Ok(Some(found)) = api.get(INGRESSES, &name).await
+    if let Ok(Some(found)) = api.get(kind, &name).await
         && is_own(&found, identity, alias)
     {
         let (name, uid) = self::identity(&found);
-        if let Err(problem) = api.delete(INGRESSES, &name, &uid).await {
-            tracing::info!(%problem, name, "an Ingress that is not wanted any more stays behind");
+        if let Err(problem) = api.delete(kind, &name, &uid).await {
+            tracing::info!(%problem, name, kind = kind.resource, "what is not wanted any more stays behind");
         }
     }
 }

@@ -404,7 +404,7 @@ impl Withdrawal {
         Self { inner: Arc::downgrade(inner), api, owner }
     }
 
-    /// Nothing was made: the relay stays for the next try.
+    /// Nothing of it is there: the relay stays for the next try.
     fn forget(mut self) {
         if let Some(inner) = std::mem::take(&mut self.inner).upgrade() {
             inner.exposed.send_modify(|count| *count -= 1);

@@ -396,6 +396,12 @@ async fn a_name_of_somebody_else_is_refused_before_anything_is_made() {
     let problem = failed(&mut follow(&deploy, Need::Expose("internal-api".into()))).await;
     assert_eq!(problem.code, Code::NameTaken);
     assert!(problem.message.contains("Helm release shop"), "{problem}");
+    // The Service's name is free, the Ingress' is not.
+    let foreign = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "spec": {},
+        "metadata": {"name": "app", "namespace": NAMESPACE}});
+    cluster.create(foreign).unwrap();
+    let problem = failed(&mut follow(&deploy, Need::Expose("app.example.com".into()))).await;
+    assert_eq!(problem.code, Code::NameTaken);
     assert!(jobs(&cluster).is_empty());
 
     // Another installation's expose of that name is somebody else's, too.
@@ -404,6 +410,37 @@ async fn a_name_of_somebody_else_is_refused_before_anything_is_made() {
     let _made = bob.expose(&pod, &offer("api")).await.map_err(|problem| problem.to_string()).ok().unwrap();
     let problem = failed(&mut follow(&jane, Need::Expose("api".into()))).await;
     assert!(problem.message.contains("jane@laptop, who exposes"), "{problem}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_that_is_refused_leaves_no_service_behind() {
+    let (cluster, key) = (cluster().await, InstallationKey::ephemeral());
+    let deploy = deploy(&cluster, &key);
+    let mut offer = offer("app.example.com");
+    offer.expose.exposure = Exposure::Public {
+        protocol: ExposeProtocol::Http,
+        ingress_class: None,
+        annotations: std::collections::BTreeMap::new(),
+        certificate: None,
+    };
+    let mut relay = follow(&deploy, Need::Expose("app.example.com".into()));
+    let pod = up(&mut relay).await.remove(0);
+    let foreign = json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "spec": {},
+        "metadata": {"name": "app", "namespace": NAMESPACE}});
+    cluster.create(foreign.clone()).unwrap();
+    let problem = deploy.expose(&pod, &offer).await.err().unwrap();
+    assert_eq!(problem.code, Code::NameTaken);
+    assert!(cluster.get(Kind::Service, NAMESPACE, "app").is_none());
+    assert!(cluster.delete(Kind::Ingress, NAMESPACE, "app"));
+    let made = deploy.expose(&pod, &offer).await.map_err(|problem| problem.to_string()).ok().unwrap();
+    // What was there before stays when it cannot be changed.
+    let service = cluster.get(Kind::Service, NAMESPACE, "app").unwrap();
+    assert!(cluster.delete(Kind::Ingress, NAMESPACE, "app"));
+    cluster.create(foreign).unwrap();
+    deploy.expose(&pod, &offer).await.err().unwrap();
+    let kept = cluster.get(Kind::Service, NAMESPACE, "app").unwrap();
+    assert_eq!(kept["metadata"]["uid"], service["metadata"]["uid"]);
+    drop(made);
 }
 
 #[tokio::test(flavor = "multi_thread")]
