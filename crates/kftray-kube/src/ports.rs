@@ -149,6 +149,13 @@ impl Dial for KubePorts {
         async move { dial.await.inspect_err(|_| resolver.refresh(&endpoint)) }.boxed()
     }
 
+    fn held_back(&self, endpoint: &Endpoint) -> BoxFuture<'static, ()> {
+        match endpoint.route {
+            Route::Direct => self.pool.held_back(endpoint),
+            Route::Relay { .. } => std::future::pending().boxed(),
+        }
+    }
+
     fn dial_udp(
         &self,
         endpoint: &Endpoint,

@@ -5,7 +5,8 @@
 //!
 //! An endpoint that has just failed is a *suspect*: others are preferred for a moment. If there is no other, a suspect
 //! whose transport failed is tried by one connection at once and then by one per [`PROBE_INTERVAL`], so that a crowd of
-//! waiting clients does not storm a cluster that comes back; a byte from it clears it, and the crowd follows. A suspect
+//! waiting clients does not storm a cluster that comes back. A byte from it clears it, and the crowd follows; so it does
+//! when that one connection has *stood* for [`TRIAL`], since many a program says nothing before it is asked. A suspect
 //! that *refused* (nothing listens on its port) may always be tried: that costs nothing but the try.
 //!
 //! Where the probes of all endpoints have just said what only a person can change (a login that has expired), nobody waits
@@ -26,6 +27,10 @@ pub(crate) const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// replaced.
 const AVOID: Duration = Duration::from_secs(1);
 
+/// How long the connection that tries a suspect has to stand before others follow. A runtime that cannot reach its pod says
+/// so within a round trip and a few milliseconds, and half of [`PROBE_INTERVAL`] is far above both.
+pub(crate) const TRIAL: Duration = Duration::from_millis(500);
+
 /// The endpoints of a target, as the chooser sees them.
 #[derive(Debug)]
 pub(crate) struct Choice {
@@ -45,6 +50,10 @@ struct Seat {
 #[derive(Debug, Clone)]
 struct Suspect {
     kind: SuspectKind,
+    failed: Instant,
+    /// A connection has stood since: others may follow. But it is remembered until a byte comes, so that a crowd that fails
+    /// after all waits for the next trial.
+    stood: bool,
     /// Others are preferred until then.
     avoid_until: Instant,
     /// Not tried at all before.
@@ -71,6 +80,8 @@ pub(crate) enum Pick {
     Wait(Option<Instant>),
     /// Every endpoint has just said what only a person can change: waiting would be in vain.
     Refuse(Problem),
+    /// The endpoints cannot be looked up, which only a person can change. Wait for as long as it takes to notice that.
+    Mend(Problem),
 }
 
 impl Choice {
@@ -141,7 +152,7 @@ impl Choice {
         self.turn += 1;
         seat.last_turn = self.turn;
         if let Some(suspect) = &mut seat.suspect
-            && suspect.kind == SuspectKind::Transport
+            && suspect.is_on_trial()
         {
             // This connection is the probe; the next one may try after a pause.
             suspect.probe_at = now + PROBE_INTERVAL;
@@ -193,12 +204,34 @@ impl Choice {
     ) -> bool {
         let Some(seat) = self.seat(endpoint) else { return false };
         // Many connections report the loss of one transport: only the first allows a probe at once.
-        let known = seat.suspect.as_ref().filter(|suspect| suspect.kind == kind);
-        let probe_at = known.map_or(now, |suspect| suspect.probe_at);
+        let probe_at = match &seat.suspect {
+            Some(known) if known.kind == kind && known.stood => now + PROBE_INTERVAL,
+            Some(known) if known.kind == kind => known.probe_at,
+            Some(_) | None => now,
+        };
         let refusal = Some(problem).filter(|problem| problem.code.cure() == Cure::User).cloned();
         let is_refusal = refusal.is_some();
-        seat.suspect = Some(Suspect { kind, avoid_until: now + AVOID, probe_at, refusal });
+        seat.suspect =
+            Some(Suspect { kind, failed: now, stood: false, avoid_until: now + AVOID, probe_at, refusal });
         is_refusal
+    }
+
+    /// Whether what becomes of a connection to an endpoint is of interest to [`Self::stood`].
+    pub(crate) fn is_on_trial(&self, endpoint: &Endpoint) -> bool {
+        let seat = self.seats.iter().find(|seat| same_pod(&seat.endpoint, endpoint));
+        seat.and_then(|seat| seat.suspect.as_ref()).is_some_and(Suspect::is_on_trial)
+    }
+
+    /// A connection that was opened at that time has stood for [`TRIAL`]. Returns whether somebody may be waiting for that.
+    pub(crate) fn stood(&mut self, endpoint: &Endpoint, opened: Instant) -> bool {
+        let suspect = self.seat(endpoint).and_then(|seat| seat.suspect.as_mut());
+        let Some(suspect) = suspect.filter(|suspect| suspect.is_on_trial() && suspect.failed <= opened)
+        else {
+            return false;
+        };
+        (suspect.avoid_until, suspect.probe_at) = (opened, opened);
+        (suspect.stood, suspect.refusal) = (true, None);
+        true
     }
 
     /// An endpoint works. Returns whether it was a suspect: then somebody may be waiting for it.
@@ -215,6 +248,13 @@ impl Choice {
 
     fn seat(&mut self, endpoint: &Endpoint) -> Option<&mut Seat> {
         self.seats.iter_mut().find(|seat| same_pod(&seat.endpoint, endpoint))
+    }
+}
+
+impl Suspect {
+    /// Connections go there one at a time.
+    fn is_on_trial(&self) -> bool {
+        self.kind == SuspectKind::Transport && !self.stood
     }
 }
 
@@ -270,7 +310,7 @@ mod tests {
         match choice.pick(&[], now) {
             Pick::Go(endpoint) => endpoint.pod.to_string(),
             Pick::Wait(until) => panic!("nothing to go to until {until:?}"),
-            Pick::Refuse(problem) => panic!("{problem}"),
+            Pick::Refuse(problem) | Pick::Mend(problem) => panic!("{problem}"),
         }
     }
 
@@ -323,6 +363,37 @@ mod tests {
         assert_eq!(go(&mut choice, next), "a");
         assert_eq!(choice.pick(&[], next), Pick::Wait(Some(next + PROBE_INTERVAL)));
         assert!(choice.clear(&endpoint("a", Ready)));
+        assert_eq!(go(&mut choice, next), "a");
+    }
+
+    #[test]
+    fn others_follow_a_connection_that_stands_but_not_after_it_has_failed() {
+        let now = now();
+        let a = endpoint("a", Ready);
+        let mut choice = choice(Balance::RoundRobin, &[("a", Ready)]);
+        assert!(!choice.is_on_trial(&a));
+        choice.suspect(&a, SuspectKind::Transport, &lost(), now);
+        assert_eq!(go(&mut choice, now), "a", "the trial");
+        assert!(choice.is_on_trial(&a));
+        let stood = now + TRIAL;
+        assert_eq!(choice.pick(&[], stood), Pick::Wait(Some(now + PROBE_INTERVAL)));
+        assert!(!choice.stood(&a, now - TRIAL), "opened before the failure");
+        assert!(choice.stood(&a, now));
+        assert!(!choice.stood(&a, now), "once");
+        for _ in 0..3 {
+            assert_eq!(go(&mut choice, stood), "a");
+        }
+        // All of them fail in the end, and then only one tries again.
+        for _ in 0..4 {
+            choice.suspect(&a, SuspectKind::Transport, &lost(), stood);
+        }
+        let next = stood + PROBE_INTERVAL;
+        assert_eq!(choice.pick(&[], stood), Pick::Wait(Some(next)));
+        assert_eq!(go(&mut choice, next), "a");
+        assert!(matches!(choice.pick(&[], next), Pick::Wait(Some(_))));
+        // After a byte all is as if nothing had been.
+        choice.clear(&a);
+        choice.suspect(&a, SuspectKind::Transport, &lost(), next);
         assert_eq!(go(&mut choice, next), "a");
     }
 
@@ -427,7 +498,7 @@ mod tests {
                             counts[index.expect("checked")] += 1;
                         }
                         Pick::Wait(until) => prop_assert!(usable.is_empty() && until.is_none()),
-                        Pick::Refuse(problem) => prop_assert!(false, "{problem}"),
+                        Pick::Refuse(problem) | Pick::Mend(problem) => prop_assert!(false, "{problem}"),
                     }
                 }
                 let (low, high) = (counts.iter().min(), counts.iter().max());

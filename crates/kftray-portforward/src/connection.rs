@@ -3,8 +3,10 @@
 //! What may be tried again: as long as the pod has not answered, a failure after which *certainly nothing* reached the
 //! application, or any failure if the client had sent nothing. Everything else ends with a reset and an event.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -12,13 +14,13 @@ use std::time::Duration;
 use kftray_commons::{Code, Cure, Problem, TargetObject};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
-use crate::choice::{Pick, SuspectKind};
+use crate::choice::{Pick, SuspectKind, TRIAL};
 use crate::client::Client;
 use crate::config::ForwardConfig;
-use crate::directory::Directory;
+use crate::directory::{Directory, MENDING};
 use crate::engine::Process;
 use crate::event::Event;
 use crate::forward::About;
@@ -38,6 +40,9 @@ const OVERLOAD_PAUSE: Duration = Duration::from_millis(250);
 
 /// Opening a channel may take this long even if connections are not held: an upgrade over a slow VPN does.
 const LEAST_OPENING: Duration = Duration::from_secs(10);
+
+/// Openings that are done by then ask nobody why they take long.
+const LONG_OPENING: Duration = Duration::from_secs(1);
 
 /// When to look, after the client's end, whether its program is still there; the last one repeats. On loopback the
 /// answer is there at once, but for the moments between the end of its stream and the release of its socket.
@@ -72,11 +77,19 @@ impl Shared {
         Self { process, about, config, directory, flows, suggested: AtomicBool::new(false) }
     }
 
-    /// A connection was held back to protect the node of a pod: the relay would not have needed to.
-    fn suggest_relay(&self) {
-        if self.suggested.swap(true, Relaxed) {
-            return;
+    /// Suggests the relay, once, when connections are held back to protect the node of a pod.
+    async fn suggest_relay(&self, endpoint: &Endpoint) -> Infallible {
+        if endpoint.route == Route::Direct && !self.suggested.load(Relaxed) {
+            sleep(LONG_OPENING).await;
+            self.process.dial.held_back(endpoint).await;
+            if !self.suggested.swap(true, Relaxed) {
+                self.tell_of_relay();
+            }
         }
+        std::future::pending().await
+    }
+
+    fn tell_of_relay(&self) {
         let message = format!(
             "new connections of {} wait because the node of its pods runs as many as it should; the relay would carry them",
             self.config.name
@@ -134,6 +147,8 @@ struct Connection<'a> {
     refused: Vec<Endpoint>,
     refusal_pauses: usize,
     last_problem: Option<Problem>,
+    /// When it no longer waits for a person to mend the look-up.
+    mended_by: Option<Instant>,
 }
 
 impl<'a> Connection<'a> {
@@ -147,6 +162,7 @@ impl<'a> Connection<'a> {
             refused: Vec::new(),
             refusal_pauses: 0,
             last_problem: None,
+            mended_by: None,
         }
     }
 
@@ -182,6 +198,7 @@ impl<'a> Connection<'a> {
                 // It had been open for long: this is a new wait, not the rest of the old one.
                 self.deadline = Instant::now() + self.shared.config.hold;
                 self.refusal_pauses = 0;
+                self.mended_by = None;
             }
             Box::pin(self.blame(endpoint, failed)).await?;
         }
@@ -208,6 +225,15 @@ impl<'a> Connection<'a> {
                 }
                 Pick::Wait(_) if !self.refused.is_empty() => self.refused.clear(),
                 Pick::Refuse(problem) => return Err(Failure::Problem(problem)),
+                Pick::Mend(problem) => {
+                    let mended_by = *self.mended_by.get_or_insert_with(|| Instant::now() + MENDING);
+                    let until = self.deadline.min(mended_by);
+                    if Instant::now() >= until {
+                        return Err(Failure::Problem(problem));
+                    }
+                    self.hold()?;
+                    self.rest(Some(bell), until).await?;
+                }
                 Pick::Wait(until) => {
                     self.hold()?;
                     let until = until.map_or(self.deadline, |until| self.deadline.min(until.into()));
@@ -236,6 +262,7 @@ impl<'a> Connection<'a> {
         let deadline = self.deadline.max(Instant::now() + LEAST_OPENING);
         let mut dial = self.shared.process.dial.dial(endpoint, first);
         let mut stop = self.shared.about.stop_signal();
+        let mut suggestion = pin!(self.shared.suggest_relay(endpoint));
         let answer = loop {
             tokio::select! {
                 biased;
@@ -246,6 +273,7 @@ impl<'a> Connection<'a> {
                     Err(_) => return Err(Failure::Silent),
                 },
                 () = sleep_until(deadline) => return Err(self.give_up()),
+                never = &mut suggestion => match never {},
             }
         };
         match answer {
@@ -264,9 +292,6 @@ impl<'a> Connection<'a> {
         let code = problem.code;
         self.last_problem = Some(problem.clone());
         if code == Code::Overloaded {
-            if endpoint.route == Route::Direct {
-                self.shared.suggest_relay();
-            }
             self.hold()?;
             return self.rest(None, Instant::now() + OVERLOAD_PAUSE).await;
         }
@@ -349,6 +374,9 @@ impl<'a> Connection<'a> {
     /// Moves bytes until an end.
     async fn pump(&mut self, endpoint: &Endpoint, channel: &mut dyn Channel) -> End {
         let withheld = channel.half_close() == HalfClose::Withheld;
+        let directory = &self.shared.directory;
+        let opened = Instant::now();
+        let mut trial = directory.is_on_trial(endpoint).then(|| opened + TRIAL);
         let mut watch = PeerWatch::default();
         let end = {
             let mut pump = Pump::new(&mut self.client, channel, &self.shared.about.tally);
@@ -356,15 +384,17 @@ impl<'a> Connection<'a> {
                 let turn = tokio::select! {
                     biased;
                     turn = pump.turn() => turn,
-                    () = watch.due() => {
-                        if watch.has_closed(pump.client(), pump.written()) {
+                    () = at(trial.into_iter().chain(watch.next).min()) => {
+                        if trial.take_if(|end| *end <= Instant::now()).is_some() {
+                            directory.stood(endpoint, opened);
+                        } else if watch.has_closed(pump.client(), pump.written()) {
                             break End::ClientClosed;
                         }
                         continue;
                     }
                 };
                 match turn {
-                    Turn::FirstByte => self.shared.directory.served(endpoint),
+                    Turn::FirstByte => directory.served(endpoint),
                     Turn::ClientFinished if withheld => watch.begin(pump.written()),
                     Turn::ClientFinished => {}
                     // The other direction is only worth anything where the pod can still hear it.
@@ -401,6 +431,14 @@ async fn leave(mut channel: Box<dyn Channel>) {
     while let Ok(Ok(Some(_))) = timeout(HALF_CLOSED_IDLE, poll_fn(|cx| channel.poll_recv(cx))).await {}
 }
 
+/// Waits for a time, if there is one.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How one channel ended.
 enum End {
     /// The pod ended, and the client has everything.
@@ -427,13 +465,6 @@ impl PeerWatch {
     fn begin(&mut self, written: u64) {
         let now = Instant::now();
         *self = Self { next: Some(now), checks: 0, written, quiet_since: Some(now) };
-    }
-
-    async fn due(&self) {
-        match self.next {
-            Some(at) => sleep_until(at).await,
-            None => std::future::pending().await,
-        }
     }
 
     fn has_closed(&mut self, client: &Client, written: u64) -> bool {
@@ -540,7 +571,7 @@ mod tests {
         let begin = Instant::now();
         let mut written = 0;
         loop {
-            watch.due().await;
+            at(watch.next).await;
             // The pod still answers for the first half minute.
             if begin.elapsed() < Duration::from_secs(30) {
                 written += 1;

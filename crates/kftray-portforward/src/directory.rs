@@ -3,8 +3,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use kftray_commons::{Code, Problem};
+use kftray_commons::{Code, Cure, Problem};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
@@ -12,6 +13,11 @@ use crate::choice::{Choice, Pick, SuspectKind};
 use crate::config::Balance;
 use crate::machine::Supply;
 use crate::ports::{Endpoint, Resolution};
+
+/// How long a connection waits where only a person can help the look-up. Whoever has just corrected a kubeconfig or logged
+/// in connects at once, while files settle (`kftray-kube`: at most 600 ms) and the cluster is asked again; nobody
+/// corrects them in a shorter time than it takes to read what is wrong.
+pub(crate) const MENDING: Duration = Duration::from_secs(2);
 
 /// The target as known now.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ struct Known {
     choice: Choice,
     /// Why no endpoint is usable, or what the resolver has trouble with.
     why: Option<Problem>,
+    /// It cannot be looked up, and [`Self::why`] is for a person.
+    needs_user: bool,
     /// Nothing has been told to the machine since the resolver last failed or started anew.
     fresh: bool,
     pinned: Option<Arc<str>>,
@@ -44,7 +52,7 @@ impl Directory {
             Balance::RoundRobin | Balance::Sticky => None,
         };
         let choice = Choice::new(balance);
-        let known = Known { choice, why: None, fresh: true, pinned, chosen: None };
+        let known = Known { choice, why: None, needs_user: false, fresh: true, pinned, chosen: None };
         Self {
             known: Mutex::new(known),
             bell: watch::Sender::new(0),
@@ -67,7 +75,11 @@ impl Directory {
 
     /// Chooses for a connection, never one of `except`.
     pub(crate) fn pick(&self, except: &[Endpoint]) -> Pick {
-        self.known().choice.pick(except, now())
+        let mut known = self.known();
+        match (known.choice.pick(except, now()), &known.why) {
+            (Pick::Wait(_), Some(why)) if known.needs_user => Pick::Mend(why.clone()),
+            (pick, _) => pick,
+        }
     }
 
     /// Chooses the endpoint to keep a transport to, and remembers it.
@@ -91,6 +103,19 @@ impl Directory {
     pub(crate) fn suspect(&self, endpoint: &Endpoint, kind: SuspectKind, problem: &Problem) {
         let is_refusal = self.known().choice.suspect(endpoint, kind, problem, now());
         if is_refusal {
+            self.ring();
+        }
+    }
+
+    /// Whether others wait for what becomes of a connection to an endpoint, see [`Self::stood`].
+    pub(crate) fn is_on_trial(&self, endpoint: &Endpoint) -> bool {
+        self.known().choice.is_on_trial(endpoint)
+    }
+
+    /// A connection to an endpoint, opened at that time, has stood for as long as a trial takes.
+    pub(crate) fn stood(&self, endpoint: &Endpoint, opened: Instant) {
+        let follow = self.known().choice.stood(endpoint, opened.into_std());
+        if follow {
             self.ring();
         }
     }
@@ -140,6 +165,8 @@ impl Directory {
 
 impl Known {
     fn update(&mut self, resolution: &Resolution) -> Option<Supply> {
+        self.needs_user =
+            matches!(resolution, Resolution::Failed(problem) if problem.code.cure() == Cure::User);
         match resolution {
             Resolution::Pending => {
                 self.choice.update(&[]);
@@ -217,7 +244,15 @@ mod tests {
         for news in [Resolution::Pending].into_iter().chain(failures) {
             assert!(directory.update(&pods(&[("a", Ready)])).is_some());
             assert!(directory.update(&news).is_some());
-            assert_eq!(directory.pick(&[]), Pick::Wait(None), "{news:?}");
+            let expected = match &news {
+                Resolution::Failed(problem) if problem.code == Code::Unauthorized => {
+                    Pick::Mend(problem.clone())
+                }
+                Resolution::Failed(_) | Resolution::Pending | Resolution::Endpoints { .. } => {
+                    Pick::Wait(None)
+                }
+            };
+            assert_eq!(directory.pick(&[]), expected, "{news:?}");
         }
     }
 

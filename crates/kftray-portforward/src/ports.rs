@@ -67,10 +67,10 @@ pub enum Resolution {
         why_none: Option<Problem>,
     },
     /// It cannot be looked up; the problem's code says whether the adapter keeps retrying by itself ([`Cure::Retry`],
-    /// [`Cure::Wait`]) or needs a person ([`Cure::User`]). In every case the adapter goes on watching for a cure
-    /// (kubeconfig edited, object created) and publishes the next value. What was known before is void: after a switch of
-    /// context nothing may go to the old cluster. An adapter that has merely lost its watch therefore does not say this,
-    /// but leaves the endpoints last known standing.
+    /// [`Cure::Wait`]) or needs a person ([`Cure::User`]; connections then wait for two seconds only). In every case the
+    /// adapter goes on watching for a cure (kubeconfig edited, object created) and publishes the next value. What was known
+    /// before is void: after a switch of context nothing may go to the old cluster. An adapter that has merely lost its
+    /// watch therefore does not say this, but leaves the endpoints last known standing.
     ///
     /// [`Cure::Retry`]: kftray_commons::Cure::Retry
     /// [`Cure::Wait`]: kftray_commons::Cure::Wait
@@ -141,6 +141,13 @@ pub trait Dial: Send + Sync + 'static {
         endpoint: &Endpoint,
         first: Bytes,
     ) -> BoxFuture<'static, Result<Box<dyn Channel>, DialError>>;
+
+    /// Resolves when connections to what runs this endpoint are held back for so long, to protect it, that a person would
+    /// notice: a second. What merely takes long (a login, a slow network, a stuck transport) does not count.
+    fn held_back(&self, endpoint: &Endpoint) -> BoxFuture<'static, ()> {
+        let _ = endpoint;
+        Box::pin(std::future::pending())
+    }
 
     /// Opens one UDP flow to an endpoint with [`Route::Relay`]. Resolves as soon as datagrams can be queued, before the
     /// relay has answered, so that the first ones go out in the same write as the opening; a refusal then comes out of

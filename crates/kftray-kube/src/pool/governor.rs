@@ -5,17 +5,18 @@
 //! goes every `exec`, `logs` and probe of the node. So a fast client can kill a node, and this is never off.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use kftray_commons::{Code, Problem};
-use kftray_portforward::ports::ClusterId;
-use tokio::sync::{Notify, oneshot};
+use kftray_portforward::ports::{ClusterId, Endpoint};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Live and lingering connections per node: a fifth of the threads at which Go aborts, since others use the node, too.
-const MAX_THREADS: usize = 2_000;
+pub(super) const MAX_THREADS: usize = 2_000;
 /// How long the runtime keeps a thread after we ended a connection.
 const LINGER: Duration = Duration::from_secs(1);
 /// New connections per second. The limit above is what protects the node: with the linger it allows fewer than this for
@@ -25,11 +26,19 @@ const RATE: f64 = 3_000.0;
 const BURST: f64 = 500.0;
 /// How long a connection may wait for its turn. Clients give up connecting after 5 to 30 s.
 const MAX_WAIT: Duration = Duration::from_secs(10);
+/// How long a connection waits before it counts as held back: longer than any burst takes to be flattened (the largest that
+/// [`MAX_THREADS`] allows takes half a second), so that only a node that is full is told of.
+const NOTICED: Duration = Duration::from_secs(1);
 /// Shortest nap of the pacer: below it the timer's own resolution (1 ms) rules.
 const MIN_NAP: Duration = Duration::from_millis(2);
 
 /// A node of a cluster; unknown nodes of one cluster count as one.
 pub(crate) type NodeKey = (ClusterId, Option<Arc<str>>);
+
+/// Where an endpoint's connections count.
+pub(super) fn node_of(endpoint: &Endpoint) -> NodeKey {
+    (endpoint.cluster, endpoint.node.clone())
+}
 
 /// All nodes.
 #[derive(Debug, Default)]
@@ -42,6 +51,8 @@ struct Node {
     state: Mutex<State>,
     /// A place came free while somebody waits.
     freed: Arc<Notify>,
+    /// How many have waited for [`NOTICED`] and still wait.
+    held_back: watch::Sender<usize>,
 }
 
 #[derive(Debug)]
@@ -80,7 +91,15 @@ impl Governor {
             state.pacer.get_or_insert_with(|| pacer(&node));
             waiter
         };
-        match tokio::time::timeout(MAX_WAIT, turn).await {
+        let mut turn = pin!(tokio::time::timeout(MAX_WAIT, turn));
+        let turn = match tokio::time::timeout(NOTICED, &mut turn).await {
+            Ok(turn) => turn,
+            Err(_) => {
+                let _counts = HeldBack::new(&node);
+                turn.await
+            }
+        };
+        match turn {
             Ok(Ok(permit)) => Ok(permit),
             Ok(Err(_)) | Err(_) => {
                 let name = key.1.as_deref().unwrap_or("of the pod");
@@ -92,6 +111,15 @@ impl Governor {
         }
     }
 
+    /// Resolves when a connection to the node has waited for [`NOTICED`] and still waits.
+    pub(crate) fn held_back(&self, key: &NodeKey) -> impl Future<Output = ()> + Send + use<> {
+        let node = self.node(key);
+        async move {
+            // The sender lives in the node.
+            drop(node.held_back.subscribe().wait_for(|count| *count > 0).await);
+        }
+    }
+
     fn node(&self, key: &NodeKey) -> Arc<Node> {
         let mut nodes = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(node) = nodes.get(key) {
@@ -99,7 +127,11 @@ impl Governor {
         }
         // A good moment to forget nodes that nobody uses: new ones are rare.
         nodes.retain(|_, node| Arc::strong_count(node) > 1 || !node.lock().is_idle(Instant::now()));
-        let node = Arc::new(Node { state: Mutex::new(State::new(Instant::now())), freed: Arc::default() });
+        let node = Arc::new(Node {
+            state: Mutex::new(State::new(Instant::now())),
+            freed: Arc::default(),
+            held_back: watch::Sender::default(),
+        });
         nodes.insert(key.clone(), Arc::clone(&node));
         node
     }
@@ -195,6 +227,22 @@ impl Drop for Permit {
         if !state.waiters.is_empty() {
             self.node.freed.notify_one();
         }
+    }
+}
+
+/// One connection that has waited for [`NOTICED`], as long as it waits.
+struct HeldBack<'a>(&'a Node);
+
+impl<'a> HeldBack<'a> {
+    fn new(node: &'a Node) -> Self {
+        node.held_back.send_modify(|count| *count += 1);
+        Self(node)
+    }
+}
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        self.0.held_back.send_modify(|count| *count -= 1);
     }
 }
 

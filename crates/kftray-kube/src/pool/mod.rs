@@ -90,7 +90,7 @@ impl Inner {
         endpoint: Endpoint,
         first: Bytes,
     ) -> Result<Box<dyn Channel>, DialError> {
-        let node = (endpoint.cluster, endpoint.node.clone());
+        let node = governor::node_of(&endpoint);
         let mut avoid = Vec::new();
         for _ in 0..ATTEMPTS {
             let session = match pod.session(&avoid).await? {
@@ -115,7 +115,7 @@ impl Inner {
         endpoint: &Endpoint,
         first: Bytes,
     ) -> Result<Box<dyn Channel>, DialError> {
-        let node = (endpoint.cluster, endpoint.node.clone());
+        let node = governor::node_of(endpoint);
         let permit = self.governor.admit(&node).await.map_err(certain)?;
         let carrier = self
             .tools
@@ -146,7 +146,7 @@ impl Inner {
                 }
             };
             let kept = pod.keep(session.number());
-            match session.prove().await {
+            match session.prove(pod.lost_at()).await {
                 Ok(rtt) => {
                     let transport = session.protocol().as_str();
                     let lost = session.lost();
@@ -219,6 +219,10 @@ impl Dial for Pool {
     ) -> BoxFuture<'static, Result<Box<dyn Channel>, DialError>> {
         let (inner, pod, endpoint) = (Arc::clone(&self.inner), self.inner.pod(endpoint), endpoint.clone());
         async move { inner.dial(pod, endpoint, first).await }.boxed()
+    }
+
+    fn held_back(&self, endpoint: &Endpoint) -> BoxFuture<'static, ()> {
+        self.inner.governor.held_back(&governor::node_of(endpoint)).boxed()
     }
 
     fn network_changed(&self) {

@@ -76,6 +76,8 @@ struct State {
     opening: Option<Opening>,
     /// By session: how many hold it warm.
     warm: HashMap<u64, usize>,
+    /// When a session was last found to be over. Resets come in company, so that the others have to prove themselves anew.
+    lost: Option<Instant>,
     gone: bool,
 }
 
@@ -156,7 +158,7 @@ impl Pod {
     }
 
     fn choose(state: &mut State, avoid: &[u64]) -> Choice {
-        state.prune();
+        drop(state.prune());
         let loads: Vec<(Load, &Arc<Session>)> = state
             .sessions
             .iter()
@@ -241,6 +243,11 @@ impl Pod {
         self.trouble.send_replace(Some(problem.clone()));
     }
 
+    /// When a session was last found to be over.
+    pub(super) fn lost_at(&self) -> Option<Instant> {
+        self.lock().lost
+    }
+
     /// Resolves when the pod is given up.
     pub(super) fn trouble(&self) -> impl Future<Output = Problem> + Send + use<> {
         let mut trouble = self.trouble.subscribe();
@@ -267,7 +274,7 @@ impl Pod {
     fn forget_if_unused(&self) {
         let unused = {
             let mut state = self.lock();
-            state.prune();
+            drop(state.prune());
             state.gone || (state.sessions.is_empty() && state.opening.is_none() && state.warm.is_empty())
         };
         if unused {
@@ -297,9 +304,14 @@ impl Pod {
 }
 
 impl State {
-    /// Drops sessions that take no streams any more; their channels keep them while they live.
-    fn prune(&mut self) {
-        self.sessions.retain(|session| session.load().placement != Placement::Closed);
+    /// Takes out the sessions that take no streams any more; their channels keep them while they live.
+    fn prune(&mut self) -> Vec<Arc<Session>> {
+        let is_over = |session: &mut Arc<Session>| session.load().placement == Placement::Closed;
+        let over: Vec<_> = self.sessions.extract_if(.., is_over).collect();
+        if !over.is_empty() {
+            self.lost = Some(Instant::now());
+        }
+        over
     }
 }
 
@@ -322,11 +334,7 @@ impl Observer for Pod {
             if in_use && !has_free && count < SPREAD && !state.gone {
                 self.open(&mut state);
             }
-            let (kept, dropped) = std::mem::take(&mut state.sessions)
-                .into_iter()
-                .partition::<Vec<_>, _>(|session| session.load().placement != Placement::Closed);
-            state.sessions = kept;
-            dropped
+            state.prune()
         };
         // The last handle of a session may be among them, and this may run in its own task.
         drop(dropped);

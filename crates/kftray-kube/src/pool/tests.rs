@@ -1,5 +1,7 @@
 //! Tests of the pool over in-memory carriers, on paused time.
 
+mod suggestion;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -197,6 +199,33 @@ async fn warm_proves_and_tells_of_the_loss() {
     deaf.await.unwrap();
 }
 
+/// Resets come in company: of the sessions that are left each may be dead without knowing it.
+#[tokio::test(start_paused = true)]
+async fn after_a_loss_no_session_counts_as_proved_by_what_it_said_before() {
+    let mut rig = rig();
+    let mut one = rig.dial(b"one").await;
+    let mut first = rig.peer().await;
+    first.accept().await;
+    let two = rig.dial(b"").await;
+    let mut second = rig.peer().await;
+    let pair = second.accept().await;
+    drop(two);
+    second.reset_of(pair).await;
+    for peer in [&mut first, &mut second] {
+        // Answers the PINGs that are due.
+        while timeout(Duration::from_millis(20), peer.frame()).await.is_ok() {}
+    }
+    second.pongs = false;
+    drop(first);
+    recv(&mut *one).await.unwrap_err();
+    let warm = timeout(Duration::from_millis(500), rig.pool.warm(&endpoint(80))).await;
+    assert!(warm.is_err(), "ready by a session that does not answer");
+    second.pongs = true;
+    let _deaf = background(async move { while second.frame().await.is_some() {} });
+    let warm = timeout(Duration::from_millis(500), rig.pool.warm(&endpoint(80))).await;
+    assert_eq!(warm.expect("answered").unwrap().transport, "websocket");
+}
+
 #[tokio::test(start_paused = true)]
 async fn unheld_sessions_close_and_the_pod_is_forgotten() {
     let mut rig = rig();
@@ -253,12 +282,19 @@ async fn a_download_that_nobody_reads_is_left_alone_with_its_session() {
 #[tokio::test(start_paused = true)]
 async fn crowded_by_clients_that_do_not_read_it_says_so() {
     let mut rig = rig();
+    let (_held, error) = crowd(&mut rig).await;
+    assert_eq!((error.problem.code, error.delivery), (Code::Overloaded, Delivery::Nothing));
+    assert!(rig.opened() <= 32, "{}", rig.opened());
+}
+
+/// Dials until the pod is crowded by clients that do not read.
+async fn crowd(rig: &mut Rig) -> (Vec<Box<dyn Channel>>, DialError) {
     let mut held = Vec::new();
     let data: Arc<[u8]> = pattern(1, 32 * 1024).into();
-    let error = loop {
+    loop {
         match rig.pool.dial(&endpoint(80), Bytes::new()).await {
             Ok(channel) => held.push(channel),
-            Err(error) => break error,
+            Err(error) => return (held, error),
         }
         // Every session gets one stream that is never read.
         while let Ok(mut peer) = rig.peers.try_recv() {
@@ -273,9 +309,7 @@ async fn crowded_by_clients_that_do_not_read_it_says_so() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert!(held.len() < 200);
-    };
-    assert_eq!((error.problem.code, error.delivery), (Code::Overloaded, Delivery::Nothing));
-    assert!(rig.opened() <= 32, "{}", rig.opened());
+    }
 }
 
 /// Keeps a task in a list of channels.

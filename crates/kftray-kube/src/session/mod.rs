@@ -150,16 +150,18 @@ impl Session {
         }
     }
 
-    /// Waits until the session has proved that it lives, and returns the round trip.
+    /// Waits until the session has proved that it lives, and returns the round trip. What it said up to `doubted` is no proof.
     ///
     /// # Errors
     /// Why it is lost.
-    pub(crate) async fn prove(&self) -> Result<Duration, Problem> {
+    pub(crate) async fn prove(&self, doubted: Option<Instant>) -> Result<Duration, Problem> {
         let mut pongs = self.shared.pongs.subscribe();
         let mut lost = self.shared.lost.subscribe();
         let fresh = self.shared.with(|state| {
             let now = Instant::now();
-            if let Some(rtt) = state.life.rtt().filter(|_| now < state.life.last_heard() + DOUBT_AFTER) {
+            let heard = state.life.last_heard();
+            let trusted = now < heard + DOUBT_AFTER && doubted.is_none_or(|doubted| heard > doubted);
+            if let Some(rtt) = state.life.rtt().filter(|_| trusted) {
                 return Some(rtt);
             }
             pongs.mark_unchanged();

@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use kftray_portforward::ports::ChannelError;
 use tokio::time::Instant;
 
-use super::limits::{BULK, WITHHOLD_ANSWERED, WITHHOLD_IDLE, WITHHOLD_PRESSURE};
+use super::limits::{BULK, OPEN_ANSWER, WITHHOLD_ANSWERED, WITHHOLD_IDLE, WITHHOLD_PRESSURE};
 use crate::pool::Permit;
 
 /// How a connection ended.
@@ -64,6 +64,8 @@ pub(super) struct Stream {
     pub(super) on_wire: bool,
     /// The server has answered the SYN.
     pub(super) accepted: bool,
+    /// Until when it has to, or a byte has to come.
+    pub(super) answer_due: Instant,
     /// Waits for an answer that cannot come while the session is not read.
     pub(super) starved: bool,
     /// The last bytes went to the pod.
@@ -102,6 +104,7 @@ impl Stream {
             gated: false,
             on_wire: false,
             accepted: false,
+            answer_due: now + OPEN_ANSWER,
             starved: false,
             asked: false,
             local: Local::Open,
@@ -174,6 +177,11 @@ impl Stream {
         self.moved += bytes as u64;
         self.asked = true;
         self.activity = now;
+    }
+
+    /// Nothing has come back yet, not even the answer to the SYN.
+    pub(super) fn is_unanswered(&self) -> bool {
+        !self.accepted && !self.received
     }
 
     /// The last bytes went to the pod.

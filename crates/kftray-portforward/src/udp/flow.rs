@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use kftray_commons::{Code, Cure, Problem};
 use tokio::net::UdpSocket;
+use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tracing::{debug, trace};
 
@@ -21,6 +22,7 @@ use super::backlog::Inbox;
 use super::expiry::Expiry;
 use crate::choice::{Pick, SuspectKind};
 use crate::connection::Shared;
+use crate::directory::MENDING;
 use crate::event::Event;
 use crate::ports::{ChannelError, DatagramChannel, Endpoint};
 
@@ -120,6 +122,7 @@ impl Flow {
         let directory = &self.shared.directory;
         // What waits was sent now; later arrivals do not prolong this, or a peer could wait for ever without a way.
         expiry.asked(Instant::now());
+        let mut mended_by = None;
         loop {
             let mut bell = directory.bell();
             match directory.pick(&[]) {
@@ -142,13 +145,16 @@ impl Flow {
                     }
                 }
                 Pick::Refuse(problem) => return Err(End::Refused(problem)),
+                Pick::Mend(problem) => {
+                    let until = *mended_by.get_or_insert_with(|| Instant::now() + MENDING);
+                    if until <= Instant::now() {
+                        return Err(End::Refused(problem));
+                    }
+                    rung(&mut bell, expiry.deadline().min(until)).await;
+                }
                 Pick::Wait(until) => {
                     let until = until.map_or(expiry.deadline(), |until| expiry.deadline().min(until.into()));
-                    tokio::select! {
-                        biased;
-                        _ = bell.changed() => {}
-                        () = sleep_until(until) => {}
-                    }
+                    rung(&mut bell, until).await;
                 }
             }
             if expiry.deadline() <= Instant::now() {
@@ -232,6 +238,15 @@ impl Flow {
             Poll::Pending => {}
         }
         timer.poll(cx).map(|()| Turn::Late)
+    }
+}
+
+/// Waits for the bell, at the latest until then.
+async fn rung(bell: &mut watch::Receiver<u64>, until: Instant) {
+    tokio::select! {
+        biased;
+        _ = bell.changed() => {}
+        () = sleep_until(until) => {}
     }
 }
 

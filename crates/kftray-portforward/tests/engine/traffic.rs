@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kftray_commons::Code;
-use kftray_portforward::ports::{Delivery, HalfClose};
+use kftray_portforward::ports::{Delivery, HalfClose, Resolution};
 use kftray_portforward::{Event, Forward, Limits};
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::sim::{App, Manner, PATIENCE, Sim, config, connect, pattern, ready, until_status};
+use crate::sim::{App, Manner, PATIENCE, Sim, config, connect, pattern, problem, ready, until_status};
 
 /// Reads to the end; an error is a reset.
 async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
@@ -142,7 +142,7 @@ async fn a_half_close_passes_where_the_transport_can() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_relay_is_suggested_once_when_connections_are_held_back() {
+async fn the_relay_is_not_suggested_where_merely_transports_are_crowded() {
     let sim = Sim::with(App::Echo, &["a"]);
     let forward = ready(&sim.engine(), config()).await;
     let mut events = forward.events();
@@ -154,13 +154,84 @@ async fn the_relay_is_suggested_once_when_connections_are_held_back() {
         client.write_all(b"x").await.expect("write");
         assert_eq!(client.read_u8().await.expect("served after all"), b'x');
     }
-    let mut notes = Vec::new();
     while let Ok(event) = events.try_recv() {
-        if let Event::Note(problem) = event {
-            notes.push(problem.code);
-        }
+        assert!(!matches!(event, Event::Note(_)), "{event:?}");
     }
-    assert_eq!(notes, [Code::SuggestRelay]);
+}
+
+/// Clients that speak first get no byte before they have spoken, and many do not at once.
+#[tokio::test(start_paused = true)]
+async fn after_one_failure_new_connections_do_not_wait_for_a_first_byte() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    sim.change("a", |pod| pod.manner = Manner::FailLater(Delivery::Nothing));
+    let mut clients = vec![connect(&forward).await];
+    sim.until("a failure and the try after it", |seen| seen.dials == 2).await;
+    sim.change("a", |pod| pod.manner = Manner::Serve);
+    let begin = Instant::now();
+    for _ in 0..20 {
+        clients.push(connect(&forward).await);
+    }
+    sim.until("all are open", |seen| seen.live == 21).await;
+    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    for client in &mut clients {
+        client.write_all(b"x").await.expect("write");
+        assert_eq!(client.read_u8().await.expect("echoed"), b'x');
+    }
+}
+
+/// Its connections open and fail a little later, which is less than a trial takes.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_goes_on_failing_is_tried_by_one_connection_per_second() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    sim.change("a", |pod| pod.manner = Manner::FailLater(Delivery::Nothing));
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(connect(&forward).await);
+    }
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(sim.seen().dials <= 12, "{} dials", sim.seen().dials);
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_only_a_person_can_help_the_look_up_nobody_waits_long() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    let mut events = forward.events();
+    sim.resolution.send_replace(Resolution::Failed(problem(Code::KubeconfigInvalid)));
+    until_status(&forward, "needs_user").await;
+    let begin = Instant::now();
+    let mut client = connect(&forward).await;
+    assert!(read_all(&mut client).await.is_err(), "reset");
+    assert!((1..=3).contains(&begin.elapsed().as_secs()), "{:?}", begin.elapsed());
+    let told = async {
+        loop {
+            if let Event::ConnectionFailed { problem, .. } = events.recv().await.expect("events") {
+                return problem.code;
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, told).await.expect("told"), Code::KubeconfigInvalid, "the cause itself");
+    // Whoever has just mended it connects before that is noticed.
+    let client = connect(&forward).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    sim.resolution.send_replace(Resolution::Pending);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    sim.publish();
+    echo_exactly(client, pattern(100), vec![100]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_come_by_itself_is_waited_for() {
+    let sim = Sim::with(App::Echo, &["a"]);
+    let forward = ready(&sim.engine(), config()).await;
+    sim.resolution.send_replace(Resolution::Failed(problem(Code::TargetMissing)));
+    until_status(&forward, "recovering").await;
+    let client = connect(&forward).await;
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    sim.publish();
+    echo_exactly(client, pattern(100), vec![100]).await;
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use kftray_portforward::{Engine, Event, Forward, ForwardConfig, Limits, LocalAdd
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use tokio::net::UdpSocket;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::sim::{PATIENCE, config, problem, until_status};
@@ -346,6 +346,38 @@ async fn a_busy_relay_is_told_and_not_asked_again_at_once() {
     told_and_left_alone(Code::Overloaded).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn where_only_a_person_can_help_the_look_up_it_is_told_soon() {
+    let relay = Relay::new(App::Echo);
+    let forward = start(&relay).await;
+    let mut events = forward.events();
+    relay.resolution.send_replace(Resolution::Failed(problem(Code::Forbidden)));
+    until_status(&forward, "needs_user").await;
+    let socket = peer(&forward).await;
+    let begin = Instant::now();
+    socket.send(b"one").await.expect("send");
+    assert_eq!(next_failure(&mut events).await.1, Code::Forbidden);
+    assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    // Whoever has just mended it sends before that is noticed.
+    socket.send(b"two").await.expect("send");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    relay.ready(true);
+    assert_eq!(receive(&socket).await, b"two");
+}
+
+async fn next_failure(events: &mut broadcast::Receiver<Event>) -> (SocketAddr, Code) {
+    let told = async {
+        loop {
+            if let Event::ConnectionFailed { peer, problem } = events.recv().await.expect("the forward lives")
+            {
+                return (peer, problem.code);
+            }
+        }
+    };
+    timeout(PATIENCE, told).await.expect("told")
+}
+
 async fn told_and_left_alone(code: Code) {
     let relay = Relay::new(App::Fails(code));
     let forward = start(&relay).await;
@@ -353,16 +385,8 @@ async fn told_and_left_alone(code: Code) {
     let socket = peer(&forward).await;
     let begin = Instant::now();
     socket.send(b"one").await.expect("send");
-    let told = async {
-        loop {
-            if let Event::ConnectionFailed { peer, problem } = events.recv().await.expect("the forward lives")
-            {
-                return (peer, problem);
-            }
-        }
-    };
-    let (who, problem) = timeout(PATIENCE, told).await.expect("told");
-    assert_eq!((who, problem.code), (socket.local_addr().expect("address"), code));
+    let (who, told) = next_failure(&mut events).await;
+    assert_eq!((who, told), (socket.local_addr().expect("address"), code));
     // Into the pause.
     socket.send(b"two").await.expect("send");
     until_counters(&forward, "the flow's end", |counters| counters.open == 0).await;

@@ -87,12 +87,14 @@ impl State {
     fn stream_due(&mut self, now: Instant, pair: PairId) {
         let Some(stream) = self.streams.get_mut(&pair) else { return };
         stream.timer = None;
+        if self.paused.is_some() && now >= stream.answer_due {
+            // While nothing is read the answer may lie there.
+            stream.answer_due = now + OPEN_ANSWER;
+        }
         match stream.local {
             _ if stream.remote_ended => self.conclude(pair),
-            Local::Open if stream.accepted || stream.received => {}
-            // While nothing is read the answer may lie there.
-            Local::Open if self.paused.is_some() => self.arm(pair, now + OPEN_ANSWER),
-            Local::Open => {
+            // Whether its client has ended meanwhile or not.
+            _ if stream.is_unanswered() && now >= stream.answer_due => {
                 let message = format!(
                     "pod {} did not answer the opening of a connection to port {} within {} s",
                     self.pod,
@@ -102,6 +104,11 @@ impl State {
                 let problem = Problem::new(Code::ConnectionLost, message);
                 self.break_stream(pair, ChannelError { problem, delivery: Delivery::Unknown });
             }
+            Local::Open if stream.is_unanswered() => {
+                let due = stream.answer_due;
+                self.arm(pair, due);
+            }
+            Local::Open => {}
             Local::Withheld { answered } => {
                 let due = stream.activity + stream.withhold_for(answered);
                 if due > now || stream.has_output() {
@@ -196,8 +203,10 @@ impl State {
         idle
     }
 
+    /// Calls at this time, or before if the opening is to be answered before.
     pub(super) fn arm(&mut self, pair: PairId, at: Instant) {
         let Some(stream) = self.streams.get_mut(&pair) else { return };
+        let at = if stream.is_unanswered() { at.min(stream.answer_due) } else { at };
         if let Some(old) = stream.timer.replace(at) {
             self.timers.remove(&(old, pair));
         }

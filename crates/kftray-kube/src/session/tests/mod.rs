@@ -34,7 +34,7 @@ fn session_with(protocol: Protocol, number: u64, budget: &Arc<Budget>) -> (Arc<S
 /// A session whose first PING is answered.
 async fn session(protocol: Protocol) -> (Arc<Session>, Peer) {
     let (session, mut peer) = session_with(protocol, 0, &Arc::default());
-    let (proved, ()) = tokio::join!(session.prove(), async {
+    let (proved, ()) = tokio::join!(session.prove(None), async {
         tokio::select! {
             frame = peer.frame() => panic!("{frame:?}"),
             () = tokio::time::sleep(std::time::Duration::from_millis(1)) => {}

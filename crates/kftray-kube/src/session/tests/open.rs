@@ -9,7 +9,7 @@ use kftray_spdy::frame::{self, Encoder, Frame, StreamId};
 use kftray_spdy::ws;
 use tokio::io::AsyncReadExt;
 
-use super::peer::{Peer, pattern, recv, recv_exact, send};
+use super::peer::{Peer, background, pattern, recv, recv_exact, send};
 use super::{BOTH, session};
 use crate::connect::Protocol;
 
@@ -215,4 +215,33 @@ async fn an_opening_that_is_never_answered_ends_after_half_a_minute_and_concerns
         peer.reset_of(good_pair).await;
         assert_eq!(session.entries(), 0);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_has_ended_does_not_wait_longer_for_the_answer_of_its_opening() {
+    for first in [&b""[..], b"question"] {
+        let (session, mut peer) = session(Protocol::Spdy).await;
+        let mut lost = session.open(81, Bytes::from_static(first), None).unwrap();
+        lost.finish();
+        peer.syns().await;
+        let _reading = background(async move { while peer.frame().await.is_some() {} });
+        let start = tokio::time::Instant::now();
+        let error = recv(&mut lost).await.unwrap_err();
+        assert!(error.problem.message.contains("the opening"), "{}", error.problem.message);
+        let waited = start.elapsed();
+        assert!((Duration::from_secs(30)..Duration::from_secs(31)).contains(&waited), "{waited:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answered_opening_withholds_the_clients_end_as_long_as_ever() {
+    let (session, mut peer) = session(Protocol::Spdy).await;
+    let mut channel = session.open(80, Bytes::from_static(b"question"), None).unwrap();
+    channel.finish();
+    let pair = peer.accept().await;
+    assert_eq!(peer.take(pair.data, 8).await, b"question");
+    let quiet = tokio::time::timeout(Duration::from_secs(59), peer.frame()).await;
+    assert!(quiet.is_err(), "{quiet:?}");
+    peer.data(pair.data, b"late", false).await;
+    assert_eq!(recv_exact(&mut channel, 4).await, b"late");
 }
