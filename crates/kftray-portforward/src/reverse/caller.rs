@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::debug;
 
 use super::Shared;
@@ -16,8 +16,13 @@ use crate::event::{Call, Event};
 use crate::ports::{Channel, Inbound};
 
 /// How long bytes are still taken (and thrown away) after an answer of ours, or after the program has closed. A channel that
-/// is dropped with bytes on their way is reset, and the reset may overtake the end of the answer.
+/// is dropped with bytes on their way is reset, and the reset may overtake the end of the answer. Most callers have ended by
+/// then; the others are left to the transport.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long a caller may take until its first request's head is whole: what nginx allows. One that says nothing would else
+/// keep its place for ever, and the process' own.
+const FIRST: Duration = Duration::from_secs(60);
 
 /// Serves one caller to its end.
 pub(super) async fn serve(shared: Arc<Shared>, inbound: Inbound, permit: OwnedSemaphorePermit) {
@@ -32,7 +37,13 @@ pub(super) async fn serve(shared: Arc<Shared>, inbound: Inbound, permit: OwnedSe
     }
     match end {
         End::Orderly | End::HungUp => {}
-        End::Answered { more: true } => drain(channel).await,
+        End::Answered { more: true } => {
+            if !drain(channel.as_mut()).await {
+                channel.close();
+            }
+        }
+        // After that it is reset: one that only sends would else never learn of it.
+        End::Unheard => drop(drain(channel.as_mut()).await),
         End::Answered { more: false } => {}
         End::CallerGone(error) => debug!(caller = peer, %error, "the caller is gone"),
         End::ProgramGone(problem) => {
@@ -64,7 +75,7 @@ impl Caller<'_> {
         };
         let address = local::address(expose);
         let mut pump = Pump::new(channel, &mut exchange, &self.shared.about.tally, &address);
-        let early = pump.until_needed().await;
+        let early = timeout(FIRST, pump.until_needed()).await.unwrap_or(Some(End::HungUp));
         self.raw = pump.exchange().is_raw();
         self.tell(pump.exchange());
         if let Some(end) = early {
@@ -89,7 +100,7 @@ impl Caller<'_> {
             match end {
                 None => {}
                 Some(end) => {
-                    if matches!(end, End::Orderly | End::Answered { .. }) {
+                    if matches!(end, End::Orderly | End::Answered { .. } | End::Unheard) {
                         local.orderly();
                     }
                     return end;
@@ -112,8 +123,14 @@ impl Caller<'_> {
     }
 }
 
-/// Lets the last answer arrive.
-async fn drain(mut channel: Box<dyn Channel>) {
+/// Lets the last answer arrive, behind which the channel has been finished. Returns whether the caller has ended, too.
+async fn drain(channel: &mut dyn Channel) -> bool {
     let deadline = Instant::now() + DRAIN;
-    while let Ok(Ok(Some(_))) = timeout_at(deadline, poll_fn(|cx| channel.poll_recv(cx))).await {}
+    loop {
+        match timeout_at(deadline, poll_fn(|cx| channel.poll_recv(cx))).await {
+            Ok(Ok(Some(_))) => {}
+            Ok(Ok(None) | Err(_)) => return true,
+            Err(_) => return false,
+        }
+    }
 }

@@ -33,6 +33,8 @@ pub(super) enum End {
     Orderly,
     /// The last answer has been given; the caller may have `more` to say, which nobody hears.
     Answered { more: bool },
+    /// The program has closed both directions, and the caller goes on.
+    Unheard,
     /// The caller was turned away without a word.
     HungUp,
     /// The tunnel or the caller broke off.
@@ -58,6 +60,8 @@ pub(super) struct Pump<'a, 'r> {
     asked_all: bool,
     /// The program has been told that nothing more comes.
     told_program: bool,
+    /// Why the program takes no more. What it said before that is still to be read.
+    deaf: Option<io::Error>,
     unflushed: bool,
     program_ended: bool,
 }
@@ -76,6 +80,7 @@ impl<'a, 'r> Pump<'a, 'r> {
             address,
             asked_all: false,
             told_program: false,
+            deaf: None,
             unflushed: false,
             program_ended: false,
         }
@@ -93,19 +98,20 @@ impl<'a, 'r> Pump<'a, 'r> {
                 if self.exchange.needs_program() {
                     return Poll::Ready(None);
                 }
+                // Before what comes behind a request that is turned away.
+                if let Step::End(end) = self.own_answer(cx) {
+                    return Poll::Ready(Some(end));
+                }
                 match self.take_asked(cx) {
                     Step::Moved => continue,
                     Step::End(end) => return Poll::Ready(Some(end)),
                     Step::Stuck => {}
                 }
-                match self.own_answer(cx) {
-                    Step::End(end) => return Poll::Ready(Some(end)),
-                    Step::Moved | Step::Stuck if self.asked_all && !self.exchange.has_own() => {
-                        self.channel.finish();
-                        return Poll::Ready(Some(End::Orderly));
-                    }
-                    Step::Moved | Step::Stuck => return Poll::Pending,
+                if self.asked_all && !self.exchange.has_own() {
+                    self.channel.finish();
+                    return Poll::Ready(Some(End::Orderly));
                 }
+                return Poll::Pending;
             }
         })
         .await
@@ -148,7 +154,7 @@ impl<'a, 'r> Pump<'a, 'r> {
                 if self.exchange.has_news() {
                     return Poll::Ready(None);
                 }
-                if self.program_ended && self.told_program {
+                if self.program_ended && self.told_program && !self.exchange.has_own() {
                     return Poll::Ready(Some(End::Orderly));
                 }
                 if !moved {
@@ -184,13 +190,14 @@ impl<'a, 'r> Pump<'a, 'r> {
     }
 
     fn give_asked(&mut self, cx: &mut Context<'_>, local: &mut Local) -> Step {
-        if self.told_program {
+        let is_over = self.program_ended && !self.exchange.is_raw();
+        if self.told_program || self.deaf.is_some() || is_over {
             return Step::Stuck;
         }
         if let Some(front) = self.exchange.outbox().front_mut() {
             return match Pin::new(local).poll_write(cx, front) {
                 Poll::Pending => Step::Stuck,
-                Poll::Ready(Ok(0)) => self.program_failed(&io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(0)) => self.program_deaf(io::ErrorKind::WriteZero.into()),
                 Poll::Ready(Ok(length)) => {
                     front.advance(length);
                     if front.is_empty() {
@@ -199,7 +206,7 @@ impl<'a, 'r> Pump<'a, 'r> {
                     self.unflushed = true;
                     Step::Moved
                 }
-                Poll::Ready(Err(error)) => self.program_failed(&error),
+                Poll::Ready(Err(error)) => self.program_deaf(error),
             };
         }
         if self.unflushed {
@@ -209,7 +216,7 @@ impl<'a, 'r> Pump<'a, 'r> {
                     self.unflushed = false;
                     Step::Moved
                 }
-                Poll::Ready(Err(error)) => self.program_failed(&error),
+                Poll::Ready(Err(error)) => self.program_deaf(error),
             };
         }
         if !self.asked_all {
@@ -238,7 +245,10 @@ impl<'a, 'r> Pump<'a, 'r> {
         let mut buffer = ReadBuf::uninit(&mut space);
         match Pin::new(local).poll_read(cx, &mut buffer) {
             Poll::Pending => Step::Stuck,
-            Poll::Ready(Ok(())) if buffer.filled().is_empty() => self.program_closed(),
+            Poll::Ready(Ok(())) if buffer.filled().is_empty() => match self.deaf.take() {
+                Some(error) => self.program_failed(&error),
+                None => self.program_closed(),
+            },
             Poll::Ready(Ok(())) => {
                 let now = Instant::now();
                 let bytes = buffer.filled();
@@ -271,10 +281,22 @@ impl<'a, 'r> Pump<'a, 'r> {
         Step::End(End::Answered { more: !self.asked_all })
     }
 
-    fn program_failed(&mut self, error: &io::Error) -> Step {
+    /// The program takes no more.
+    fn program_deaf(&mut self, error: io::Error) -> Step {
         if self.program_ended {
             // It had said everything; what it does not read any more is its own business.
-            return Step::End(End::Orderly);
+            return Step::End(End::Unheard);
+        }
+        self.exchange.outbox().clear();
+        self.deaf = Some(error);
+        Step::Moved
+    }
+
+    /// The program has reset the connection, and everything from before that is read.
+    fn program_failed(&mut self, error: &io::Error) -> Step {
+        if self.exchange.is_settled() {
+            // One that answers early and closes resets what it has not read of the question.
+            return self.program_closed();
         }
         let message = format!("the program at {} broke the connection off: {error}", self.address);
         let problem = Problem::new(Code::LocalProgramDown, message);

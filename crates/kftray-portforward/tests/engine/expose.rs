@@ -1,5 +1,6 @@
 //! Expose: callers in memory on one side, real local programs on the other.
 
+use std::io::{Read as _, Write as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -179,6 +180,140 @@ async fn a_program_that_breaks_off_resets_its_caller() {
     let caller = stage.call();
     caller.ask("0123456789").await;
     assert_eq!(caller.all().await, Err(()));
+    stage.until_live(0).await;
+}
+
+/// A program that answers a request early and closes with the rest of it unread, which resets the connection.
+struct Early {
+    address: std::net::SocketAddr,
+    go: std::sync::mpsc::Sender<()>,
+    done: std::sync::mpsc::Receiver<()>,
+    /// It has the head, and more waits for it.
+    asked: tokio::sync::oneshot::Receiver<()>,
+}
+
+impl Early {
+    fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+        let address = listener.local_addr().expect("address");
+        let ((go, may_go), (is_done, done)) = (std::sync::mpsc::channel(), std::sync::mpsc::channel());
+        let (is_asked, asked) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("accept");
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).expect("read");
+                head.extend(byte);
+            }
+            stream.peek(&mut [0]).expect("the body begins");
+            is_asked.send(()).expect("the test lives");
+            may_go.recv().expect("the test lives");
+            stream.write_all(b"HTTP/1.1 413 X\r\nContent-Length: 8\r\n\r\ntoo much").expect("write");
+            drop(stream);
+            is_done.send(()).expect("the test lives");
+        });
+        Self { address, go, done, asked }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_an_upload_that_is_not_read_arrives_whole() {
+    for goes_on in [false, true] {
+        let program = Early::start();
+        let stage = Stage::new();
+        let forward = stage.ready(expose(program.address, ExposeProtocol::Http)).await;
+        let caller = stage.call();
+        caller.ask("POST /x HTTP/1.1\r\nHost: shop\r\nContent-Length: 100000\r\n\r\nbegin").await;
+        timeout(PATIENCE, program.asked).await.expect("in time").expect("asked");
+        program.go.send(()).expect("the program lives");
+        // Meanwhile nothing else runs here: answer and reset have come before the engine learns of either.
+        program.done.recv_timeout(PATIENCE).expect("answered");
+        if goes_on {
+            // So that it first meets the reset by writing.
+            caller.ask("more").await;
+        }
+        let (head, body) = caller.answer().await;
+        assert!(head.starts_with("HTTP/1.1 413") && body == b"too much", "{goes_on}: {head}");
+        caller.end();
+        assert_eq!(caller.all().await, Ok(Vec::new()), "{goes_on}: an orderly end");
+        stage.until_live(0).await;
+        assert_eq!(forward.counters().failed, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_arrives_at_a_slow_caller_after_its_program_has_closed() {
+    const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello";
+    let program = Program::start(|mut stream| async move {
+        let mut some = vec![0; 1024];
+        let _length = stream.read(&mut some).await.expect("read");
+        stream.write_all(ANSWER).await.expect("write");
+    })
+    .await;
+    let stage = Stage::new();
+    let _forward = stage.ready(program.http()).await;
+    let caller = stage.call();
+    caller.ask(get("/")).await;
+    // It neither reads nor ends, and its place is free all the same.
+    stage.until_live(0).await;
+    assert_eq!(caller.all().await.as_deref(), Ok(ANSWER));
+}
+
+#[tokio::test]
+async fn bytes_of_a_program_that_has_closed_arrive_at_a_caller_that_goes_on() {
+    let program = Program::start(|mut stream| async move {
+        stream.write_all(b"all there is").await.expect("write");
+        stream.shutdown().await.expect("shutdown");
+        stream.read_u8().await.expect("read");
+    })
+    .await;
+    let stage = Stage::new();
+    let _forward = stage.ready(program.tcp()).await;
+    let caller = stage.call();
+    caller.until_answered().await;
+    for _ in 0..10 {
+        caller.ask("x").await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(caller.all().await.as_deref(), Ok(&b"all there is"[..]));
+    // Only then it is reset, so that one that reads nothing learns of it.
+    stage.until_live(0).await;
+    assert_eq!(caller.all().await, Err(()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn callers_without_a_request_lose_their_places() {
+    let stage = Stage::new();
+    let forward = stage.ready(expose("127.0.0.1:1".parse().expect("address"), ExposeProtocol::Http)).await;
+    let callers: Vec<Caller> = (0..3).map(|_| stage.call()).collect();
+    callers[1].ask("GET / HTTP/1.1\r\nHost:").await;
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    callers[2].ask("GET / HTTP/1.1\r\nHost:").await;
+    assert_eq!((stage.live.load(SeqCst), forward.counters().open), (3, 3));
+    tokio::time::sleep(Duration::from_secs(11)).await;
+    assert_eq!((stage.live.load(SeqCst), forward.counters().open), (0, 0));
+    for caller in &callers {
+        assert_eq!(caller.all().await, Err(()), "without a word");
+    }
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_after_a_refusal_leaves_its_place() {
+    let program = Program::start(|mut stream| async move {
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap_or(0);
+        std::future::pending::<()>().await;
+    })
+    .await;
+    let stage = Stage::new();
+    let forward = stage.ready(program.http()).await;
+    let mut events = forward.events();
+    let caller = stage.call();
+    caller.ask(format!("{}GET / HTTP/1.1\r\nA B: c\r\n\r\n", get("/slow"))).await;
+    let Event::CallFailed { problem, .. } = event(&mut events).await else { panic!("no failure") };
+    assert_eq!(problem.code, Code::CallerRefused);
+    caller.cut();
     stage.until_live(0).await;
 }
 

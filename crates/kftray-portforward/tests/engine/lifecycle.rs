@@ -175,7 +175,7 @@ async fn a_stop_never_waits_for_the_cluster() {
         }
         let before = Instant::now();
         forward.stop(Duration::ZERO).await;
-        assert!(before.elapsed() < Duration::from_secs(1), "{stuck}: {:?}", before.elapsed());
+        assert!(before.elapsed() < Duration::from_secs(5), "{stuck}: {:?}", before.elapsed());
         assert_eq!(*forward.status().borrow(), Status::Stopped);
         let ended = timeout(PATIENCE, client.read_u8()).await.expect("in time");
         assert!(ended.is_err(), "{stuck}");
@@ -202,7 +202,7 @@ async fn grace_lets_a_connection_finish() {
     let before = Instant::now();
     let (counters, echoed) = tokio::join!(forward.stop(Duration::from_secs(60)), finish);
     assert_eq!(echoed.expect("still served"), b'y');
-    assert!(before.elapsed() < Duration::from_secs(1));
+    assert!(before.elapsed() < PATIENCE);
     assert_eq!((counters.open, counters.bytes_up), (0, 2));
 }
 

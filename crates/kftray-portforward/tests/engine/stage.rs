@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use kftray_commons::spec::{Expose, ExposeProtocol, Exposure};
-use kftray_commons::{Access, ClusterRef};
+use kftray_commons::{Access, ClusterRef, Code};
 use kftray_portforward::ports::{
-    Channel, ChannelError, Dial, DialError, Endpoint, HalfClose, Inbound, Offer, Publication,
+    Channel, ChannelError, Delivery, Dial, DialError, Endpoint, HalfClose, Inbound, Offer, Publication,
     PublicationState, Resolution, Resolve, Wanted, Warm,
 };
 use kftray_portforward::{Engine, ExposeConfig, Forward, Limits};
@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
-use crate::sim::{PATIENCE, until_status};
+use crate::sim::{PATIENCE, problem, until_status};
 
 /// What waits for a caller before the program's side is stopped.
 const WINDOW: usize = 64 * 1024;
@@ -144,9 +144,15 @@ impl Drop for Published {
 struct Wire {
     asked: VecDeque<Bytes>,
     asked_all: bool,
+    /// The caller has broken off.
+    cut: bool,
     answers: VecDeque<Bytes>,
     answered_all: bool,
-    /// The engine dropped its end without finishing.
+    /// The engine has seen the caller's end.
+    heard_all: bool,
+    /// The engine has left the rest to the transport.
+    left: bool,
+    /// The engine dropped its end before both directions had ended; what was on its way is lost.
     reset: bool,
     wakers: Vec<Waker>,
 }
@@ -169,7 +175,12 @@ impl Channel for WireChannel {
             wire.wake();
             return Poll::Ready(Ok(Some(bytes)));
         }
+        if wire.cut {
+            let problem = problem(Code::ClusterUnreachable);
+            return Poll::Ready(Err(ChannelError { problem, delivery: Delivery::Unknown }));
+        }
         if wire.asked_all {
+            wire.heard_all = true;
             return Poll::Ready(Ok(None));
         }
         wire.wakers.push(cx.waker().clone());
@@ -201,12 +212,22 @@ impl Channel for WireChannel {
     fn half_close(&self) -> HalfClose {
         HalfClose::Passed
     }
+
+    fn close(&mut self) -> bool {
+        let mut wire = self.wire.lock().expect("lock");
+        assert!(wire.answered_all, "it comes after the end");
+        wire.left = true;
+        true
+    }
 }
 
 impl Drop for WireChannel {
     fn drop(&mut self) {
         let mut wire = self.wire.lock().expect("lock");
-        wire.reset = !wire.answered_all;
+        if !(wire.left || wire.answered_all && wire.heard_all) {
+            wire.reset = true;
+            wire.answers.clear();
+        }
         wire.wake();
         self.live.fetch_sub(1, SeqCst);
     }
@@ -250,12 +271,24 @@ impl Caller {
         wire.wake();
     }
 
+    /// The caller resets its connection.
+    pub(crate) fn cut(&self) {
+        let mut wire = self.wire.lock().expect("lock");
+        wire.cut = true;
+        wire.wake();
+    }
+
+    /// The whole answer has come; it is not read yet.
+    pub(crate) async fn until_answered(&self) {
+        self.poll(|wire| wire.answered_all.then_some(())).await;
+    }
+
     /// The next piece; `None` at the end, an error at a reset.
     pub(crate) async fn piece(&self) -> Result<Option<Bytes>, ()> {
         self.poll(|wire| match wire.answers.pop_front() {
             Some(bytes) => Some(Ok(Some(bytes))),
-            None if wire.answered_all => Some(Ok(None)),
-            None => wire.reset.then_some(Err(())),
+            None if wire.reset => Some(Err(())),
+            None => wire.answered_all.then_some(Ok(None)),
         })
         .await
     }

@@ -29,7 +29,8 @@ impl Body {
         Self::Chunked(Chunks { state: State::Size, left: 0, digits: 0, line: 0 })
     }
 
-    /// How many of the bytes, from the first on, belong to this body.
+    /// How many of the bytes, from the first on, belong to this body: at least one unless it is done. What is wrong is told
+    /// when it is the first of them, so that the good bytes before it pass whatever the portions.
     pub(super) fn take(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
         match self {
             Self::UntilEnd => Ok(bytes.len()),
@@ -98,7 +99,12 @@ impl Chunks {
                 }
                 continue;
             }
-            self.state = self.next(self.state, byte)?;
+            match self.next(self.state, byte) {
+                Ok(state) => self.state = state,
+                Err(malformed) if at == 0 => return Err(malformed),
+                // It is met again, and is as wrong then.
+                Err(Malformed) => break,
+            }
             at += 1;
         }
         Ok(at)
@@ -148,13 +154,16 @@ mod tests {
     fn measure(text: &[u8], piece: usize) -> Result<Option<usize>, Malformed> {
         let mut body = Body::chunked();
         let mut length = 0;
-        for bytes in text.chunks(piece) {
-            let taken = body.take(bytes)?;
-            length += taken;
-            if body.is_done() {
-                return Ok(Some(length));
+        for mut bytes in text.chunks(piece) {
+            while !bytes.is_empty() {
+                let taken = body.take(bytes)?;
+                assert!(taken > 0, "it takes some as long as it is not done");
+                length += taken;
+                if body.is_done() {
+                    return Ok(Some(length));
+                }
+                bytes = &bytes[taken..];
             }
-            assert_eq!(taken, bytes.len(), "it takes all as long as it is not done");
         }
         Ok(None)
     }

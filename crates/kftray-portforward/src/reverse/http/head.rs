@@ -54,7 +54,7 @@ pub(super) struct Request {
     /// The one `Authorization`; of several, none counts.
     pub(super) authorization: Option<Vec<u8>>,
     pub(super) host: Option<String>,
-    /// The last address of `X-Forwarded-For`: the one that the nearest proxy has added.
+    /// The last element of `X-Forwarded-For`, whatever it is: the one that the nearest proxy has added.
     pub(super) forwarded_for: Option<String>,
     pub(super) forwarded_proto: Option<String>,
     pub(super) forwarded_host: bool,
@@ -102,7 +102,7 @@ pub(super) fn request(bytes: &[u8]) -> Read<Request> {
         wants_html: tokens(parsed.headers, "accept").any(|token| token.starts_with("text/html")),
         authorization,
         host: values(parsed.headers, "host").next().and_then(plain_host),
-        forwarded_for: tokens(parsed.headers, "x-forwarded-for").last().map(str::to_owned),
+        forwarded_for: values(parsed.headers, "x-forwarded-for").last().map(last_element),
         forwarded_proto: tokens(parsed.headers, "x-forwarded-proto").last().map(str::to_owned),
         forwarded_host: values(parsed.headers, "x-forwarded-host").next().is_some(),
         method,
@@ -126,29 +126,60 @@ pub(super) fn answer(bytes: &[u8]) -> Read<Answer> {
     Read::Head(Answer { length, status, body })
 }
 
-/// What bytes are that are no valid head: faulty HTTP/1 if their first line ends like a request's, else something else. The
-/// answer does not depend on the portions in which they come: a line that may still become one is waited for.
+/// What bytes are that are no valid head: faulty HTTP/1 if some program might read their first line as a request's, since
+/// what is passed on unseen keeps its claims; else something else. The answer does not depend on the portions in which they
+/// come: a line that may still become one is waited for.
 fn fault(bytes: &[u8], fault: Fault) -> Read<Request> {
-    let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
-    let bytes = bytes.get(begin..).unwrap_or_default();
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    let is_text = line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r'));
-    let is_whole = line.len() < bytes.len();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if !is_text || (!is_whole && bytes.len() > HEAD_MAX) {
+    // No further than a line is waited for.
+    let (line, is_whole) = first_line(bytes.get(..=HEAD_MAX).unwrap_or(bytes));
+    let asks = begins_as_request(line);
+    if !asks && !line.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t' | b'\r')) {
         Read::Other
-    } else if !is_whole {
+    } else if is_whole {
+        if is_request_line(line) { Read::Bad(fault) } else { Read::Other }
+    } else if bytes.len() <= HEAD_MAX {
         Read::Partial
-    } else if line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0") {
-        Read::Bad(fault)
+    } else if asks {
+        Read::Bad(Fault::TooLarge)
     } else {
         Read::Other
     }
 }
 
-/// Whether bytes begin with the whole first line of an HTTP/1 request.
+/// Whether bytes after which nothing comes begin with the first line of an HTTP/1 request.
 pub(super) fn begins_as_http(bytes: &[u8]) -> bool {
-    matches!(fault(bytes, Fault::Malformed), Read::Bad(_))
+    is_request_line(first_line(bytes).0)
+}
+
+/// The first line that says anything, without what is blank before it and its end; whether it is whole.
+fn first_line(bytes: &[u8]) -> (&[u8], bool) {
+    let begin = bytes.iter().position(|byte| !is_blank(*byte)).unwrap_or(bytes.len());
+    let bytes = bytes.get(begin..).unwrap_or_default();
+    match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(end) => (bytes.get(..end).unwrap_or_default(), true),
+        None => (bytes, false),
+    }
+}
+
+/// Whether a line begins with a word and a blank, as a request's does with its method.
+fn begins_as_request(line: &[u8]) -> bool {
+    let is_token = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    let behind = line.iter().position(|byte| !is_token(byte)).and_then(|end| line.get(end));
+    line.first().is_some_and(u8::is_ascii_alphabetic) && behind.is_some_and(|byte| is_blank(*byte))
+}
+
+/// Whether a line names the protocol, or leaves that out as HTTP/0.9 did: some programs read fields behind that, too.
+fn is_request_line(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| !byte.is_ascii_graphic()).filter(|word| !word.is_empty());
+    let method = words.next();
+    let is_named = words.any(|word| word.get(..5).is_some_and(|begin| begin.eq_ignore_ascii_case(b"HTTP/")));
+    let is_http2 = line.strip_suffix(b"\r").unwrap_or(line) == b"PRI * HTTP/2.0";
+    !is_http2 && (is_named || (method == Some(b"GET") && begins_as_request(line)))
+}
+
+/// What some programs take for the space between two words: Python's, for one, all that Latin-1 has.
+fn is_blank(byte: u8) -> bool {
+    byte.is_ascii_whitespace() || matches!(byte, b'\x0b' | b'\x1c'..=b'\x1f' | b'\x85' | b'\xa0')
 }
 
 fn values<'a>(
@@ -166,8 +197,19 @@ fn tokens<'a>(
     values(fields, name)
         .filter_map(|value| std::str::from_utf8(value).ok())
         .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .map(trimmed)
         .filter(|token| !token.is_empty())
+}
+
+/// Without the blanks that HTTP has around values. `str::trim` takes those of Unicode, which are part of a value.
+fn trimmed(text: &str) -> &str {
+    text.trim_matches([' ', '\t'])
+}
+
+/// The last element of a list. What stands before it may be anything.
+fn last_element(value: &[u8]) -> String {
+    let last = value.rsplit(|&byte| byte == b',').next().unwrap_or_default();
+    trimmed(&String::from_utf8_lossy(last)).to_owned()
 }
 
 fn request_body(fields: &[httparse::Header<'_>], may_chunk: bool) -> Result<Body, ()> {
@@ -202,7 +244,7 @@ fn answer_body(fields: &[httparse::Header<'_>]) -> Body {
 fn length(fields: &[httparse::Header<'_>]) -> Result<Option<u64>, ()> {
     let mut found = None;
     for value in values(fields, "content-length") {
-        for text in std::str::from_utf8(value).map_err(|_| ())?.split(',').map(str::trim) {
+        for text in std::str::from_utf8(value).map_err(|_| ())?.split(',').map(trimmed) {
             if !text.bytes().all(|byte| byte.is_ascii_digit()) {
                 return Err(());
             }
@@ -349,6 +391,8 @@ mod tests {
             "Content-Length: 5\r\nContent-Length: 6\r\n",
             "Content-Length: +5\r\n",
             "Content-Length: \r\n",
+            "Content-Length: \u{a0}5\r\n",
+            "Content-Length: 5,\u{2003}5\r\n",
             "Content-Length: 99999999999999999999\r\n",
             "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
             "Transfer-Encoding: gzip\r\n",

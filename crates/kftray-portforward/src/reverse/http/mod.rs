@@ -67,7 +67,7 @@ enum Asking {
     Upgrading(BytesMut),
     /// Not ours to understand.
     Raw,
-    /// Nothing more is taken.
+    /// What comes goes nowhere.
     Over,
 }
 
@@ -122,10 +122,10 @@ impl<'a> Exchange<'a> {
     pub(super) fn takes(&self) -> bool {
         match &self.asking {
             Asking::Head(_) => self.open.len() < PIPELINED,
-            Asking::Body(_) | Asking::Raw => true,
-            // One more piece, so that the caller's end is noticed.
+            // After the end, too: so that the caller's is noticed.
+            Asking::Body(_) | Asking::Raw | Asking::Over => true,
+            // One more piece, for the same reason.
             Asking::Upgrading(kept) => kept.is_empty(),
-            Asking::Over => false,
         }
     }
 
@@ -174,6 +174,11 @@ impl<'a> Exchange<'a> {
         self.own.is_some() && self.open.is_empty() && between
     }
 
+    /// Whether all that was asked is answered, and nothing more has come of an answer. What is only passed on never is.
+    pub(super) fn is_settled(&self) -> bool {
+        self.open.is_empty() && matches!(&self.answering, Answering::Head(begun) if begun.is_empty())
+    }
+
     /// Takes an answer of ours, once it is due. An empty one: the connection ends without a word.
     pub(super) fn own(&mut self) -> Option<Bytes> {
         self.own.take()
@@ -194,7 +199,7 @@ impl<'a> Exchange<'a> {
                             self.asked();
                         }
                     }
-                    Err(body::Malformed) => return self.turn_away(Reason::Malformed, None),
+                    Err(body::Malformed) => return self.turn_away_begun(),
                 },
                 Asking::Head(begun) => {
                     // Parsed anew at every line, not at every byte.
@@ -399,6 +404,10 @@ impl<'a> Exchange<'a> {
                 self.told.push(Told::Failed { caller: self.peer.clone(), problem });
             }
             self.asking = Asking::Over;
+            if !self.own_is_due() {
+                // In the middle of an answer it never will be.
+                self.own = None;
+            }
             return;
         };
         let problem = problem.unwrap_or_else(|| {
@@ -442,6 +451,15 @@ impl<'a> Exchange<'a> {
         };
         let message = format!("{caller} was turned away from {}: {why}", host.name);
         self.told.push(Told::Failed { caller, problem: Problem::new(Code::CallerRefused, message) });
+    }
+
+    /// Answers a request ourselves whose body turns out to be none. The program waits for the rest of it, so that ours comes
+    /// in the place of its answer, unless that has begun.
+    fn turn_away_begun(&mut self) {
+        if matches!(&self.answering, Answering::Head(begun) if begun.is_empty()) {
+            drop(self.open.pop_back());
+        }
+        self.turn_away(Reason::Malformed, None);
     }
 
     /// Ends a connection without a word, since nobody knows its language.

@@ -53,7 +53,9 @@ impl Rules {
 
     /// Whether a request may be passed on.
     pub(super) fn judge(&self, caller: Option<IpAddr>, request: &Request) -> Result<(), Reason> {
-        let known = caller.is_some_and(|caller| self.access.allows(caller));
+        // The peer of a public caller is the Ingress controller: unless that says who calls, nobody knows.
+        let is_told = !self.behind_proxy || request.forwarded_for.is_some();
+        let known = is_told && caller.is_some_and(|caller| self.access.allows(caller));
         if !known && !self.access.allow.is_empty() {
             return Err(Reason::Forbidden);
         }

@@ -1,5 +1,7 @@
 //! An exchange under any split of what comes, against what a reader of the messages would expect.
 
+mod odd;
+
 use std::time::{Duration, Instant};
 
 use kftray_commons::spec::{Certificate, Expose, ExposeProtocol, Exposure, IssuerKind};
@@ -265,9 +267,10 @@ proptest! {
             prop::collection::vec(any::<u8>(), 0..20),
             prop::sample::select(vec![
                 "GET / HTTP/1.1\r\n", "GET / x HTTP/1.1\r\n", "POST /a HTTP/1.0\n", "PRI * HTTP/2.0\r\n", "HELO x\r\n",
+                "GET /\u{ff} ", "FOO\u{b}", "GET", "HTTP/1.1", "AMQP", "\u{a0}", "\t", "\r", "5x",
                 "Host: app\r\n", "A B: c\r\n", "Content-Length: 3\r\n", "Transfer-Encoding: chunked\r\n", "X:\n",
                 "Upgrade: x\r\nConnection: upgrade\r\n", "\r\n", "\n", "3\r\nabc\r\n", "0\r\n\r\n", "abc", "\0", " ",
-            ]).prop_map(|text| text.as_bytes().to_vec()),
+            ]).prop_map(latin),
         ], 0..25),
         cuts in lengths(),
         small in any::<bool>(),
@@ -321,6 +324,11 @@ proptest! {
 
 fn ask(exchange: &mut Exchange<'_>, text: &str) {
     exchange.ask(Bytes::copy_from_slice(text.as_bytes()), now());
+}
+
+/// A byte for each character, so that those above ASCII are no UTF-8.
+fn latin(text: &str) -> Vec<u8> {
+    text.chars().map(|one| u8::try_from(u32::from(one)).expect("latin")).collect()
 }
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
@@ -393,7 +401,7 @@ fn credentials_are_checked_before_the_program_sees_anything_and_go_no_further() 
     // HTTP/2 with prior knowledge cannot be looked into.
     let mut exchange = Exchange::new(&rules, PEER.to_owned());
     ask(&mut exchange, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    assert!(!exchange.needs_program() && !exchange.takes());
+    assert!(!exchange.needs_program());
     assert_eq!(exchange.own().as_deref(), Some(&b""[..]));
 }
 
@@ -402,7 +410,7 @@ fn addresses_are_those_that_the_ingress_controller_tells() {
     let access = || Access { allow: vec!["203.0.113.0/24".parse().expect("network")], ..Access::default() };
     let passes = |rules: &Rules, forwarded: &str| {
         let mut exchange = Exchange::new(rules, PEER.to_owned());
-        ask(&mut exchange, &format!("GET / HTTP/1.1\r\nHost: app\r\n{forwarded}\r\n"));
+        exchange.ask(latin(&format!("GET / HTTP/1.1\r\nHost: app\r\n{forwarded}\r\n")).into(), now());
         exchange.needs_program()
     };
     let public = rules(true, access());
@@ -411,10 +419,20 @@ fn addresses_are_those_that_the_ingress_controller_tells() {
     assert!(!passes(&public, "X-Forwarded-For: 203.0.113.9, 198.51.100.1\r\n"));
     assert!(!passes(&public, "X-Forwarded-For: nonsense\r\n"));
     assert!(!passes(&public, ""));
+    // Where the controller's word cannot be read, or there is none, its own address says nothing about the caller.
+    let near = || Access { allow: vec!["10.0.0.0/8".parse().expect("network")], ..Access::default() };
+    let closed = rules(true, near());
+    assert!(passes(&closed, "X-Forwarded-For: 198.51.100.1, 10.9.9.9\r\n"));
+    assert!(!passes(&closed, "X-Forwarded-For: \u{e9}, 198.51.100.1\r\n"));
+    assert!(passes(&closed, "X-Forwarded-For: \u{e9}, 10.9.9.9\r\n"));
+    for unknown in
+        ["", "X-Forwarded-For:\r\n", "X-Forwarded-For: 10.9.9.9,\r\n", "X-Forwarded-For: 10.9.9.9 \u{e9}\r\n"]
+    {
+        assert!(!passes(&closed, unknown), "{unknown:?}");
+    }
     let internal = rules(false, access());
     assert!(!passes(&internal, "X-Forwarded-For: 203.0.113.9\r\n"));
-    let near =
-        rules(false, Access { allow: vec!["10.0.0.0/8".parse().expect("network")], ..Access::default() });
+    let near = rules(false, near());
     assert!(passes(&near, "X-Forwarded-For: 198.51.100.1\r\n"));
     assert!(near.allow_unseen("10.1.1.1".parse().ok()) && !public.allow_unseen("203.0.113.9".parse().ok()));
 }
