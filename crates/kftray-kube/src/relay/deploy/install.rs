@@ -108,6 +108,13 @@ impl Installation {
             created_by: created_by.to_owned(),
         };
         let mut objects = self.objects(&by, None)?;
+        // Applied a second time the token is another one, and the pods must follow.
+        let hash = objects.iter().find_map(|object| object["stringData"][SECRET_HASH].as_str().map(str::to_owned));
+        if let Some(deployment) = objects.iter_mut().find(|object| object["kind"] == "Deployment")
+            && let Some(hash) = hash
+        {
+            deployment["spec"]["template"]["metadata"]["annotations"][annotation::TOKEN_HASH] = json!(hash);
+        }
         for object in &mut objects {
             // Applied by hand it is no installation's own.
             for metadata in ["/metadata/labels", "/spec/template/metadata/labels"] {
@@ -303,7 +310,7 @@ async fn put(
             None => api.create(kind, object).await?.map(|_| "created"),
             // A namespace may be somebody's, and a token that changes would lock out whoever runs.
             Some(_) if kind == NAMESPACES || kind == SECRETS => Some("left as it is"),
-            Some(found) => api.merge(kind, found, object).await?.map(|_| "changed"),
+            Some(found) => api.merge(kind, found, &changes(found, object)).await?.map(|_| "changed"),
         };
         if let Some(done) = done {
             return Ok(done);
@@ -318,6 +325,33 @@ async fn put(
     }
     let message = format!("{} {name} keeps changing while it is being made", kind.word());
     Err(Problem::new(Code::ClusterError, message).with_remedy("Try again."))
+}
+
+/// What is wanted, and the removal of what an earlier installation with other settings had put there: a merge patch (RFC 7386)
+/// would keep it.
+fn changes(found: &Value, wanted: &Value) -> Value {
+    const POD: &str = "/spec/template/spec";
+    const OF_POD: [&str; 4] = ["nodeSelector", "priorityClassName", "tolerations", "imagePullSecrets"];
+    const MAPS: [&str; 2] = ["/spec/template/metadata/annotations", "/spec/template/spec/nodeSelector"];
+    /// What kubectl itself notes, such as a restart.
+    const KUBECTL: &str = "kubectl.kubernetes.io/";
+    let names = |place: &str| {
+        let there = found.pointer(place).and_then(Value::as_object);
+        there.into_iter().flat_map(|map| map.keys().map(String::as_str))
+    };
+    let mut changes = wanted.clone();
+    let mut remove = |place: &str, name: &str| {
+        if let Some(map) = changes.pointer_mut(place).and_then(Value::as_object_mut)
+            && !map.contains_key(name)
+        {
+            map.insert(name.to_owned(), Value::Null);
+        }
+    };
+    for place in MAPS {
+        names(place).filter(|name| !name.starts_with(KUBECTL)).for_each(|name| remove(place, name));
+    }
+    names(POD).filter(|name| OF_POD.contains(name)).for_each(|name| remove(POD, name));
+    changes
 }
 
 /// Deletes what [`install`] has made, and only that: by label and UID. The namespace stays unless it is asked for and ours.
@@ -456,6 +490,37 @@ mod tests {
         assert!(!find("Deployment").to_string().contains(text), "the token is in no specification");
         let last = find("Role")["rules"].as_array().unwrap().last().unwrap();
         assert_eq!(last["resourceNames"], json!([PROGRAM]));
+    }
+
+    #[test]
+    fn pods_follow_the_token_of_a_manifest() {
+        let wanted = Installation { access: Access::Secret, ..Installation::default() };
+        let manifests = [(), ()].map(|()| wanted.manifest("jane@laptop").unwrap());
+        for manifest in &manifests {
+            let (_, hash) = manifest.split_once("sha256: ").unwrap();
+            let hash = hash.lines().next().unwrap().trim_matches('"');
+            assert_eq!(hash.len(), 64);
+            assert_eq!(manifest.matches(hash).count(), 2, "{manifest}");
+        }
+        assert_ne!(manifests[0], manifests[1]);
+    }
+
+    #[test]
+    fn what_is_not_wanted_any_more_is_removed() {
+        let deployment = |annotations: Value, pod: Value| json!({"spec": {"template": {"metadata": {"annotations": annotations}, "spec": pod}}});
+        let found = deployment(
+            json!({"a": "1", annotation::TOKEN_SECRET: PROGRAM, "kubectl.kubernetes.io/restartedAt": "now"}),
+            json!({"nodeSelector": {"pool": "a", "zone": "b"}, "tolerations": [{}], "dnsPolicy": "ClusterFirst"}),
+        );
+        let wanted = deployment(json!({"a": "2"}), json!({"nodeSelector": {"pool": "c"}}));
+        let expected = deployment(
+            json!({"a": "2", annotation::TOKEN_SECRET: null}),
+            json!({"nodeSelector": {"pool": "c", "zone": null}, "tolerations": null}),
+        );
+        assert_eq!(changes(&found, &wanted), expected);
+        let bare = deployment(json!({}), json!({}));
+        assert_eq!(changes(&found, &bare)["spec"]["template"]["spec"], json!({"nodeSelector": null, "tolerations": null}));
+        assert_eq!(changes(&bare, &wanted), wanted);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) async fn keep(life: &Life, spec: &RelaySpec, out: &watch::Sender<Rela
     let mut pods: Followed<Pod> = life.watch(PODS, namespace, Scope::Labels(selector().into()));
     let mut doubts = life.shared.doubts.clone();
     let mut deadline: Option<Instant> = None;
-    let mut known: Option<(String, Token)> = None;
+    let mut known: Option<(Arc<str>, Token)> = None;
     loop {
         let view = pods.view();
         match &view.phase {
@@ -102,18 +102,19 @@ fn usable<'a>(
 }
 
 /// From the Secret that the pod names; where it names none the relay lets in whoever reaches its tunnel port, and the
-/// token only says who is who.
+/// token only says who is who. Read anew with each new pod: that is how a token changes.
 async fn token(
     life: &Life,
     namespace: &str,
     pod: &Pod,
-    known: &mut Option<(String, Token)>,
+    known: &mut Option<(Arc<str>, Token)>,
 ) -> Result<Token, Problem> {
     let Some(secret) = pod.metadata.annotations.get(annotation::TOKEN_SECRET) else {
         return Ok(life.shared.identity.key.token(&life.cluster.server(), namespace, "installed"));
     };
-    if let Some((name, token)) = known
-        && name == secret
+    let uid = &pod.metadata.meta.uid;
+    if let Some((of, token)) = known
+        && of == uid
     {
         return Ok(token.clone());
     }
@@ -125,7 +126,7 @@ async fn token(
     };
     let object = life.api(namespace).get(SECRETS, secret).await?.ok_or_else(unusable)?;
     let token = object["data"][SECRET_TOKEN].as_str().and_then(decode).ok_or_else(unusable)?;
-    *known = Some((secret.clone(), token.clone()));
+    *known = Some((Arc::clone(uid), token.clone()));
     Ok(token)
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use kftray_commons::{Code, Problem};
+use kftray_commons::{Code, Cure, Problem};
 use kftray_relay_proto::token::Token;
 use serde_json::Value;
 use tokio::runtime::Handle;
@@ -33,6 +33,8 @@ use crate::resolve::object::Object;
 const RESTART: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 /// First and longest pause before asking again for what the cluster refused: mostly only an administrator changes that.
 const REFUSED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
+/// Longest pause where nobody has refused anything: the cluster was merely away.
+const AWAY: Duration = Duration::from_secs(10);
 /// A relay that was up this long did not end because of how it was made.
 const PROVEN: Duration = Duration::from_secs(60);
 /// Minutes after which an own Job without a running pod is somebody's who is gone: a pull takes minutes, not a quarter of an
@@ -74,8 +76,8 @@ pub(super) struct Life {
 enum End {
     /// The relay ended; it had been up for so long.
     Over(Duration),
-    /// The cluster refuses it.
-    Refused,
+    /// The cluster refuses it, or does not answer; who can help.
+    Refused(Cure),
     /// None is there and none is to be started.
     Absent,
 }
@@ -129,7 +131,8 @@ impl Life {
                             refused.reset();
                             Some(restart.next())
                         }
-                        End::Refused => Some(refused.next()),
+                        End::Refused(Cure::Retry) => Some(refused.next().min(AWAY)),
+                        End::Refused(Cure::Wait | Cure::User) => Some(refused.next()),
                         End::Absent => None,
                     }
                 }
@@ -183,21 +186,18 @@ impl Life {
                 publish_unless_up(out, RelayState::Starting(searching(&self.namespace)));
                 match self.create(spec).await {
                     Ok(job) => job,
-                    Err(problem) => {
-                        publish(out, RelayState::Failed(problem));
-                        return End::Refused;
-                    }
+                    Err(problem) => return refused(out, problem),
                 }
             }
             Err(problem) if !self.may_start => {
                 tracing::info!(%problem, "whether a relay is there cannot be seen");
                 publish(out, RelayState::Absent);
-                return End::Absent;
+                return match problem.code.cure() {
+                    Cure::Retry => End::Refused(Cure::Retry),
+                    Cure::Wait | Cure::User => End::Absent,
+                };
             }
-            Err(problem) => {
-                publish(out, RelayState::Failed(problem));
-                return End::Refused;
-            }
+            Err(problem) => return refused(out, problem),
         };
         self.follow(spec, &job, out).await
     }
@@ -218,8 +218,13 @@ impl Life {
         let wanted = self.wanted(spec, &server);
         let api = self.api(&self.namespace);
         let mut jobs = api.list(JOBS, &wanted.selector()).await?;
+        // An expose without its client is not ready and runs all the same: to be taken up again.
+        let is_stale = |job: &Value| {
+            let may_run = self.purpose != Use::Forwards && wanted.fits(job);
+            !may_run && is_stale(job, Timestamp::now())
+        };
         for job in &jobs {
-            if is_stale(job, Timestamp::now()) {
+            if is_stale(job) {
                 let (name, uid) = identity(job);
                 if let Err(problem) = api.delete(JOBS, &name, &uid).await {
                     tracing::info!(%problem, name, "a stale relay stays behind");
@@ -228,7 +233,7 @@ impl Life {
         }
         jobs.retain(|job| {
             let ended = job["metadata"]["uid"].as_str().is_some_and(|uid| self.ended.contains(uid));
-            wanted.fits(job) && is_alive(job) && !ended && !is_stale(job, Timestamp::now())
+            wanted.fits(job) && is_alive(job) && !ended && !is_stale(job)
         });
         jobs.sort_by_key(|job| {
             let part = |field: &str| job["metadata"][field].as_str().unwrap_or_default().to_owned();
@@ -238,6 +243,8 @@ impl Life {
     }
 
     async fn create(&mut self, spec: &RelaySpec) -> Result<Value, Problem> {
+        // One of older settings that never came up: nobody else knows of it.
+        self.abandon().await;
         if let Use::Expose(alias) = &self.purpose {
             // Before anything is made: who has the name?
             expose::refuse_foreign(&self.api(&self.namespace), &self.shared.identity, alias).await?;
@@ -282,8 +289,7 @@ impl Life {
         loop {
             let (seen_pods, seen_jobs) = (pods.view(), jobs.view());
             if let Phase::Denied(problem) = &seen_pods.phase {
-                publish(out, RelayState::Failed(problem.clone()));
-                return End::Refused;
+                return refused(out, problem.clone());
             }
             let pod_phase_known = seen_pods.is_known();
             if !pod_phase_known {
@@ -454,6 +460,12 @@ pub(super) fn publish(out: &watch::Sender<RelayState>, next: RelayState) {
         *current = next;
         new
     });
+}
+
+fn refused(out: &watch::Sender<RelayState>, problem: Problem) -> End {
+    let cure = problem.code.cure();
+    publish(out, RelayState::Failed(problem));
+    End::Refused(cure)
 }
 
 /// A relay that is up stays up for whoever uses it while we only look.

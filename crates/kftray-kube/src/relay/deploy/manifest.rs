@@ -46,6 +46,8 @@ pub(super) mod annotation {
     pub(crate) const ALIAS: &str = "kftray.app/alias";
     /// Name of the Secret with the token of an installed relay.
     pub(crate) const TOKEN_SECRET: &str = "kftray.app/token-secret";
+    /// The SHA-256 of that token, which changes the pods when the token does.
+    pub(crate) const TOKEN_HASH: &str = "kftray.app/token-sha256";
     /// Names of the annotations that a user's settings gave an Ingress, so that they can be taken away again.
     pub(crate) const APPLIED: &str = "kftray.app/applied-annotations";
 }
