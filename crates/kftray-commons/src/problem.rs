@@ -219,18 +219,24 @@ codes! {
 }
 
 impl Problem {
-    /// A problem with its code's general remedy.
+    /// A problem with its code's general remedy. Control characters but for line feeds and tabs are replaced: clusters and
+    /// other programs have their say in messages, and these end up on terminals.
     #[must_use]
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), remedy: code.remedy().to_owned() }
+        Self { code, message: plain(message.into()), remedy: code.remedy().to_owned() }
     }
 
     /// The same problem with a remedy for this case.
     #[must_use]
     pub fn with_remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = remedy.into();
+        self.remedy = plain(remedy.into());
         self
     }
+}
+
+fn plain(text: String) -> String {
+    let is_odd = |letter: char| letter.is_control() && !matches!(letter, '\n' | '\t');
+    if text.contains(is_odd) { text.replace(is_odd, "\u{fffd}") } else { text }
 }
 
 impl fmt::Display for Problem {
@@ -244,5 +250,17 @@ impl std::error::Error for Problem {}
 impl fmt::Display for Code {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_in_it_moves_a_terminal() {
+        let problem = Problem::new(Code::Internal, "a\u{1b}[2Jb\u{9b}31m\nc").with_remedy("\u{7}d");
+        assert_eq!(problem.message, "a\u{fffd}[2Jb\u{fffd}31m\nc");
+        assert_eq!(problem.remedy, "\u{fffd}d");
     }
 }

@@ -1,6 +1,7 @@
 //! `kftui relay`: what an administrator, or somebody who wonders, does with relays by hand.
 
 use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use serde_json::json;
 use crate::cli::Output;
 use crate::documents::{complain, print};
 use crate::exit::Exit;
+use crate::shown::plain;
 
 /// Longest wait for the kubeconfig to be read.
 const KUBECONFIG: Duration = Duration::from_secs(10);
@@ -379,12 +381,14 @@ impl Connection {
             bail!("no relay is there; `kftui relay list -A` shows those of all namespaces");
         }
         let several = pods.len() > 1;
+        // Anybody may write a log that calls itself a relay's.
+        let shown = if io::stdout().is_terminal() { plain } else { str::to_owned };
         let mut all = futures::stream::SelectAll::new();
         for (namespace, pod) in pods {
             match self.deploy.logs(&self.cluster, &namespace, &pod, of).await {
                 Ok(log) => {
                     let prefix = if several { format!("{pod}: ") } else { String::new() };
-                    all.push(Box::pin(log.lines().map_ok(move |line| format!("{prefix}{line}\n"))));
+                    all.push(Box::pin(log.lines().map_ok(move |line| format!("{prefix}{}\n", shown(&line)))));
                 }
                 Err(problem) => complain(&format!("{namespace}/{pod}: {problem}")),
             }
@@ -465,6 +469,7 @@ fn row(relay: &RelayInfo) -> [String; 7] {
         format!("{}{own}", relay.created_by),
         relay.created.clone(),
     ]
+    .map(|cell| plain(&cell))
 }
 
 /// One JSON object per line, as everywhere with `--output json`.
@@ -504,7 +509,8 @@ mod tests {
 
     #[test]
     fn tables_and_lines() {
-        let list = [relay("kftray-relay-jane-1", true, None), relay("e", false, Some("my-app"))];
+        let mut list = [relay("kftray-relay-jane-1", true, None), relay("e", false, Some("my-app"))];
+        list[1].created_by = "\u{1b}]52;c;eA==\u{7}bob".to_owned();
         let told = format!("{}\n{}\n{}", table(&list), lines(&list), table(&[]));
         insta::assert_snapshot!(told);
     }

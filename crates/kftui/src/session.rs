@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::child;
 use crate::exit::Exit;
 use crate::render::Screen;
+use crate::shown::plain;
 use crate::signals::{Signal, Signals};
 
 /// How long open connections may finish after Ctrl-C: enough for an answer that is under way, too short to annoy.
@@ -129,7 +130,7 @@ fn told(call: &Call) -> String {
     }
     words.extend(call.status.map(|status| status.to_string()));
     words.push(format!("{} ms", call.took.as_millis()));
-    words.join(" ").chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    plain(&words.join(" "))
 }
 
 /// The next signal that asks for the end.

@@ -35,6 +35,11 @@ pub(crate) struct OutputArgs {
     pub(crate) output: Format,
 }
 
+/// Words of others, such as names in files and in clusters, and what callers ask: without what a terminal would obey.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect()
+}
+
 /// Colours of standard output.
 pub(crate) fn paint() -> Paint {
     Paint::new(colours_on(io::stdout().is_terminal()))

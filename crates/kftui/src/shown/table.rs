@@ -1,5 +1,6 @@
 //! Columns of text: as wide as they must be, two blanks apart, no lines around them, so that `cut` and eyes both work.
 
+use super::plain;
 use crate::render::Paint;
 
 /// How a cell is coloured.
@@ -22,9 +23,7 @@ pub(crate) struct Cell {
 
 impl Cell {
     pub(crate) fn toned(text: impl Into<String>, tone: Tone) -> Self {
-        // Names come from files of other people: no control characters for the terminal.
-        let text: String = text.into().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        Self { text, tone }
+        Self { text: plain(&text.into()).replace('\t', " "), tone }
     }
 
     pub(crate) fn strong(text: impl Into<String>) -> Self {
