@@ -62,6 +62,7 @@ pub(crate) async fn act(
     };
     let started = join_all(fresh.into_iter().map(|wanted| launch(core, wanted))).await;
     results.extend(started);
+    core.recheck(lease).await;
     Ok(ActionReport { results, unmatched })
 }
 
@@ -132,7 +133,9 @@ async fn restart(core: &Arc<Core>, ids: &[ForwardId]) -> Vec<ActionResult> {
             };
             let lifetime = core.lifetime(id);
             let wanted = Wanted { id, spec, origin, lifetime, listeners: Vec::new() };
-            match core.fleet().restart(wanted).await {
+            let restarted = core.fleet().restart(wanted).await;
+            core.recheck(origin.lease()).await;
+            match restarted {
                 Ok(outcome) => ActionResult { id, label, outcome, problem: None },
                 Err(problem) => failed(core, id, problem),
             }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use kftray_commons::api::{
     Config, ConfigPut, EndedBy, Error, ExportForm, ExportReport, ExportRequest, GroupInfo, GroupList,
@@ -20,7 +21,7 @@ use serde_json::{Map, Value, json};
 
 use crate::board::Board;
 use crate::core::Core;
-use crate::forwards::{Wanted, plan};
+use crate::forwards::{Lifetime, Wanted, plan};
 use crate::select::select;
 use crate::settings;
 
@@ -85,6 +86,17 @@ fn remote(spec: &ForwardSpec) -> String {
 /// Idle limit and time to live of an entry, in minutes.
 pub(crate) fn limits(extra: &Map<String, Value>) -> (Option<u32>, Option<u32>) {
     (minutes(extra, IDLE_FIELD), minutes(extra, TTL_FIELD))
+}
+
+/// Both as the fields of an entry; none is 0, which the settings do not replace.
+pub(crate) fn limit_fields(lifetime: Lifetime) -> Map<String, Value> {
+    // Rounded up: the rest of a minute must not become 0.
+    let minutes =
+        |limit: Option<Duration>| Value::from(limit.map_or(0, |limit| limit.as_secs().div_ceil(60).max(1)));
+    [(IDLE_FIELD, lifetime.idle), (TTL_FIELD, lifetime.ttl)]
+        .map(|(field, limit)| (field.to_owned(), minutes(limit)))
+        .into_iter()
+        .collect()
 }
 
 /// Minutes in an entry: a number, or a number as text.
@@ -408,6 +420,7 @@ async fn follow(core: &Arc<Core>, stored: &StoredConfig) {
     if let Err(problem) = core.fleet().restart(wanted).await {
         core.board().change_forward(id, |state| state.last_problem = Some(problem));
     }
+    core.recheck(origin.lease()).await;
 }
 
 /// The same for everything that runs, after many configs may have changed.
@@ -444,4 +457,21 @@ async fn gone(core: &Arc<Core>, id: ForwardId) {
 /// There is no such config.
 pub(crate) fn no_config(id: ForwardId) -> Problem {
     Problem::new(Code::NotFound, format!("there is no config {}", id.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_a_time_is_rounded_up_and_never_becomes_no_limit() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        let rest = |ran| limits(&limit_fields(Lifetime { idle: None, ttl: seconds(1_800) }.after(ran)));
+        assert_eq!(rest(Duration::ZERO), (Some(0), Some(30)));
+        assert_eq!(rest(Duration::from_secs(61)), (Some(0), Some(29)));
+        assert_eq!(rest(Duration::from_millis(1_799_500)), (Some(0), Some(1)));
+        assert_eq!(rest(Duration::from_secs(9_999)), (Some(0), Some(1)));
+        let idle = limits(&limit_fields(Lifetime { idle: seconds(600), ttl: None }.after(Duration::MAX)));
+        assert_eq!(idle, (Some(10), Some(0)));
+    }
 }

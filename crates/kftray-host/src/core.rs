@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use kftray_commons::api::{Hello, Mode, PROTOCOL};
+use futures::future::join_all;
+use kftray_commons::api::{EndedBy, Hello, LeaseId, Mode, PROTOCOL};
 use kftray_commons::store::Directory;
 use kftray_commons::{ForwardId, ForwardSpec, Problem};
 use kftray_kube::Environment;
@@ -127,6 +128,23 @@ impl Core {
     /// Whether and how it ends, now and as it changes.
     pub(crate) fn ending(&self) -> watch::Receiver<Option<Ending>> {
         self.ending.subscribe()
+    }
+
+    /// A lease has ended, and with it what ran for it alone. Once another host has taken over, it goes on with both: to this
+    /// one leases only seem to end, since their connections do.
+    pub(crate) async fn end_lease(&self, lease: LeaseId) {
+        if *self.ending.borrow() == Some(Ending::HandOver) {
+            return;
+        }
+        let alone = self.fleet.release(lease);
+        join_all(alone.into_iter().map(|id| self.fleet.stop(id, EndedBy::Lease))).await;
+    }
+
+    /// To be called after a start for a lease: if that ended meanwhile, its end has found nothing to end.
+    pub(crate) async fn recheck(&self, lease: Option<LeaseId>) {
+        if let Some(lease) = lease.filter(|lease| !self.leases.is_held(*lease)) {
+            self.end_lease(lease).await;
+        }
     }
 
     /// Whether a number is a config's.

@@ -1,5 +1,6 @@
 //! The host's life: start, serve, end.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::archive::Archive;
 use crate::board::Board;
 use crate::core::{Core, Ending, Parts};
 use crate::forwards::{Fleet, Wanted};
-use crate::handover::{DRAIN, Taken};
+use crate::handover::{DRAIN, Offered, Taken};
 use crate::history::Chronicle;
 use crate::leases::Leases;
 use crate::lock::Lock;
@@ -221,8 +222,6 @@ impl Host {
 
     /// Makes room for the next host at once, and lets open connections go on for a while.
     async fn retire(mut self) {
-        // The other one goes on with what is exposed; nothing of it may go with this one.
-        self.core.fleet().kube().relays().leave_exposed();
         let passengers = self.core.fleet().passengers();
         let retiring = join_all(passengers.iter().map(|passenger| passenger.forward.retire(DRAIN)));
         tokio::pin!(retiring);
@@ -245,8 +244,8 @@ impl Host {
     ) {
         let (clients, app) = (Clients::new(), routes::app(Arc::clone(&self.core)));
         if let Some(tcp) = tcp {
-            let app = tcp.guarded(app.clone());
-            self.serving.spawn(serve::serve(tcp, app, clients.clone(), self.closing.subscribe()));
+            let app = tcp.guarded(app.clone(), &clients);
+            self.serving.spawn(serve::serve(tcp, app, Clients::by_tcp(), self.closing.subscribe()));
         }
         let connections = clients.count();
         self.serving.spawn(serve::serve(listener, app, clients, self.closing.subscribe()));
@@ -267,8 +266,7 @@ impl Host {
         let core = Arc::clone(&self.core);
         self.tasks.spawn(async move {
             while let Some(lease) = leases.recv().await {
-                let ids = core.fleet().release(lease);
-                join_all(ids.into_iter().map(|id| core.fleet().stop(id, EndedBy::Lease))).await;
+                core.end_lease(lease).await;
             }
         });
         if leaves_when_idle {
@@ -312,34 +310,16 @@ async fn succeed(place: &Place) -> Result<(Lock, Taken), Problem> {
 
 /// Starts what was taken over with its listeners, and what shall run without.
 async fn restore(core: &Arc<Core>, taken: Taken) {
-    let mut wanted = Vec::new();
-    for (mut offered, listeners) in taken.forwards {
-        // A client that went away meanwhile has been heard of, but there was nothing yet to end.
-        offered.holders.retain(|lease| core.leases().is_held(*lease));
-        if offered.origin.lease().is_some() {
-            let Some(lease) = offered.holders.first() else { continue };
-            offered.origin = offered.origin.with_lease(Some(*lease));
-        }
-        let Ok((Draft { spec, extra }, _)) = Draft::read(&offered.entry) else {
-            tracing::warn!(id = offered.id.0, "a forward that was handed over is not understood");
-            continue;
-        };
-        let (id, lifetime) = match offered.origin {
-            Origin::Config { .. } => (offered.id, core.lifetime(offered.id)),
-            Origin::AdHoc { .. } => {
-                let (idle, ttl) = configs::limits(&extra);
-                (core.fleet().ad_hoc_id(), crate::settings::lifetime(idle, ttl, &core.board().settings()))
-            }
-        };
-        let spec = ForwardSpec { id, ..spec };
-        wanted.push((Wanted { id, spec, origin: offered.origin, lifetime, listeners }, offered.holders));
-    }
-    for (wanted, holders) in wanted {
+    for (offered, listeners) in taken.forwards {
+        let Some((wanted, holders)) = resumed(core, offered, listeners) else { continue };
         let id = wanted.id;
         match core.fleet().start(wanted).await {
             Ok(_) => core.fleet().hold(id, holders),
             Err(problem) => tracing::warn!(%problem, "a forward that was handed over cannot run"),
         }
+    }
+    for lease in taken.leases {
+        core.recheck(Some(lease.id)).await;
     }
     if !core.board().settings().restore {
         return;
@@ -356,6 +336,32 @@ async fn restore(core: &Arc<Core>, taken: Taken) {
             tracing::warn!(forward = result.label, %problem, "a forward that shall run does not");
         }
     }
+}
+
+/// What was taken over as it shall go on, and the leases that want it; none if nobody does any more.
+fn resumed(core: &Core, mut offered: Offered, listeners: Vec<TcpListener>) -> Option<(Wanted, Vec<LeaseId>)> {
+    // A client that went away meanwhile has been heard of, but there was nothing yet to end.
+    offered.holders.retain(|lease| core.leases().is_held(*lease));
+    if offered.origin.lease().is_some() {
+        offered.origin = offered.origin.with_lease(Some(*offered.holders.first()?));
+    }
+    let Ok((Draft { spec, extra }, _)) = Draft::read(&offered.entry) else {
+        tracing::warn!(id = offered.id.0, "a forward that was handed over is not understood");
+        return None;
+    };
+    let id = match offered.origin {
+        Origin::Config { .. } => offered.id,
+        Origin::AdHoc { .. } => core.fleet().ad_hoc_id(),
+    };
+    let lifetime = match (offered.origin, configs::limits(&extra)) {
+        // Older hosts do not tell.
+        (Origin::Config { .. }, (None, None)) => core.lifetime(id),
+        (Origin::Config { .. } | Origin::AdHoc { .. }, (idle, ttl)) => {
+            settings::lifetime(idle, ttl, &core.board().settings())
+        }
+    };
+    let wanted = Wanted { id, spec: ForwardSpec { id, ..spec }, origin: offered.origin, lifetime, listeners };
+    Some((wanted, offered.holders))
 }
 
 /// Ends a background host that nobody needs: no forward and no client for as long as the settings say.

@@ -12,7 +12,7 @@ use kftray_commons::Code;
 use kftray_commons::api::{Mode, PROTOCOL};
 use kftray_commons::store::Directory;
 use kftray_host::{Host, HostOptions};
-use support::{LIMIT, raw, read_answer};
+use support::{LIMIT, raw, read_answer, told};
 use tempfile::TempDir;
 
 /// A host without any cluster.
@@ -249,10 +249,7 @@ async fn by_tcp_only_who_knows_the_token_comes_in() {
     let file = host.place().tcp.clone();
     let mode = std::fs::metadata(&file).expect("the file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
-    let told: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(&file).expect("the file")).expect("JSON");
-    let (url, token) = (told["url"].as_str().expect("a URL"), told["token"].as_str().expect("a token"));
-    let address = url.strip_prefix("http://").expect("HTTP").to_owned();
+    let (address, token) = told(&file);
     let port = address.rsplit(':').next().expect("a port").to_owned();
     let bearer = format!("authorization: Bearer {token}\r\n");
     let guessed = format!("authorization: Bearer {}\r\n", "0".repeat(token.len()));
@@ -279,4 +276,30 @@ async fn by_tcp_only_who_knows_the_token_comes_in() {
     }
     host.stop().await;
     assert!(!file.exists(), "the token outlives its port");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_by_tcp_take_no_room_from_the_socket() {
+    /// Connections by TCP, as the documents have it.
+    const BY_TCP: usize = 64;
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut options = HostOptions::new(Directory::at(directory.path().join("kftray")), Mode::Embedded);
+    options.tcp = true;
+    let host = Host::start(options).await.expect("the host starts");
+    let (address, _) = told(&host.place().tcp);
+    let (strangers, status, answer) = blocking(move || {
+        let connect = || std::net::TcpStream::connect(&address).expect("connect");
+        let strangers: Vec<_> = (0..BY_TCP).map(|_| connect()).collect();
+        let mut stream = connect();
+        stream.set_read_timeout(Some(LIMIT)).expect("set");
+        stream.write_all(b"GET /v1/hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").expect("sent");
+        let (status, answer) = read_answer(&mut stream);
+        (strangers, status, answer)
+    })
+    .await;
+    assert_eq!(status, 429, "{answer}");
+    assert!(answer.contains("too_many_clients") && answer.contains("64 connections"), "{answer}");
+    assert!(Client::connect(&host.place().directory).await.is_ok(), "the socket has room of its own");
+    drop(strangers);
+    host.stop().await;
 }

@@ -4,14 +4,17 @@ mod support;
 
 use std::time::Duration;
 
-use kftray_client::{Link, State};
-use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, Selection, SettingsPatch};
+use kftray_client::{Client, Link, State};
+use kftray_commons::ForwardId;
+use kftray_commons::api::{AD_HOC_IDS, Action, ActionRequest, ForwardState, Selection, SettingsPatch};
+use kftray_host::Host;
 use kftray_testkit::{Context, FakeCluster, Kubeconfig, Login};
-use support::{Ground, LIMIT, act, add, echoes, entry, ready, start, until};
+use serde_json::Value;
+use support::{Ground, LIMIT, act, add, echoes, entry, put, raw, ready, start, told, until};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_shall_run_comes_back_if_wanted() {
@@ -159,6 +162,8 @@ async fn leases_go_over_to_the_next_host_with_their_forwards() {
     let after = ready(&mut follow, db.id).await;
     assert_eq!(after.addresses, before.addresses, "the same ports");
     assert_eq!(after.origin.lease(), Some(kept.id()));
+    // Longer than the old host lets connections finish that it ends.
+    sleep(Duration::from_millis(600)).await;
     exchange(&mut open).await;
     echoes(&address).await;
     drop(open);
@@ -181,6 +186,136 @@ async fn leases_go_over_to_the_next_host_with_their_forwards() {
     .await;
     assert!(TcpStream::connect(&address).await.is_err(), "nothing listens any more");
     new.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_go_over_to_the_next_host() {
+    let ground = Ground::new().await;
+    let old = ground.host().await;
+    let client = ground.client().await;
+    let limited = |alias: &str, ttl: u32| {
+        let mut entry = entry(alias, "db", 5432);
+        entry.insert("ttl_minutes".to_owned(), ttl.into());
+        entry.insert("idle_minutes".to_owned(), 10.into());
+        entry
+    };
+    let db = client.add_config(&put(limited("db", 45))).await.expect("added");
+    let ad_hoc = vec![limited("adhoc", 30), entry("unlimited", "db", 5432)];
+    let request = ActionRequest { selection: Selection::ids([db.id]), ad_hoc, lease: None };
+    client.act(Action::Start, &request).await.expect("started");
+    let before = client.forwards().await.expect("listed").forwards;
+    // What is set meanwhile is not for those that run already.
+    client.set_settings(&SettingsPatch { ttl_minutes: Some(5), ..Default::default() }).await.expect("set");
+
+    let new = succeed(&ground, old).await;
+    let after = ground.client().await.forwards().await.expect("listed").forwards;
+    let of = |label: &str| {
+        let find = |all: &[std::sync::Arc<ForwardState>]| all.iter().find(|one| one.label == label).cloned();
+        (find(&before).expect("it ran"), find(&after).expect("it runs"))
+    };
+    for label in ["db", "adhoc"] {
+        let (before, after) = of(label);
+        let (told, tells) = (before.expires_at.expect("limited"), after.expires_at.expect("still limited"));
+        assert!((told..told + 60_000).contains(&tells), "{label}: {told} became {tells}");
+        assert!(after.idle_limit_at.is_some(), "{after:?}");
+    }
+    let (_, unlimited) = of("unlimited");
+    assert_eq!((unlimited.expires_at, unlimited.idle_limit_at), (None, None));
+    new.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_longest_path_of_a_socket_leaves_room_for_the_hand_over() {
+    /// What a socket's path may have.
+    const LONGEST: usize = 103;
+    let mut ground = Ground::new().await;
+    let random = 6;
+    let around = std::env::temp_dir().as_os_str().len() + "/".len() + random + "/host.sock".len();
+    let name = "d".repeat(LONGEST.checked_sub(around).expect("a short directory for temporary files"));
+    ground.directory = tempfile::Builder::new().prefix(&name).rand_bytes(random).tempdir().expect("made");
+    let old = ground.host().await;
+    assert_eq!(old.place().socket.as_os_str().len(), LONGEST);
+    assert!(old.place().socket.starts_with(ground.path()));
+    let client = ground.client().await;
+    let request = ActionRequest { ad_hoc: vec![entry("adhoc", "db", 5432)], ..ActionRequest::default() };
+    client.act(Action::Start, &request).await.expect("started");
+    let new = succeed(&ground, old).await;
+    let forwards = ground.client().await.forwards().await.expect("listed").forwards;
+    assert_eq!(forwards.len(), 1, "what is written down nowhere goes on");
+    new.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_offers_do_not_disturb_each_other() {
+    let ground = Ground::new().await;
+    let host = ground.host().await;
+    let offered = || {
+        let request =
+            b"POST /v1/handover HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+        let (status, body) = raw(&host.place().socket, request);
+        assert_eq!(status, 200, "{body}");
+        let offer: Value = serde_json::from_str(&body).expect("an offer");
+        offer["socket"].as_str().expect("a path").to_owned()
+    };
+    let (first, second) = (offered(), offered());
+    assert_ne!(first, second);
+    for socket in [first, second] {
+        UnixStream::connect(&socket).await.expect("it waits for the new host");
+    }
+    host.stop().await;
+}
+
+/// A new host that has taken over from an old one, which has ended.
+async fn succeed(ground: &Ground, old: Host) -> Host {
+    let mut ending = JoinSet::new();
+    ending.spawn(old.wait(true));
+    let mut options = ground.options();
+    options.take_over = true;
+    let new = timeout(LIMIT, Host::start(options)).await.expect("in time").expect("takes over");
+    timeout(LIMIT, ending.join_next())
+        .await
+        .expect("the old host ends")
+        .expect("one")
+        .expect("joined")
+        .expect("ended");
+    new
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_goes_away_during_its_start_leaves_nothing() {
+    let ground = Ground::new().await;
+    let host = ground.host().await;
+    let client = ground.client().await;
+    let db = add(&client, "db", "db", 5432).await;
+    start(&client, &[db.id]).await;
+    let address = ready(&mut client.follow(), db.id).await.addresses[0].clone();
+    // The run that ends waits a moment for this connection, and the start waits for that end.
+    let mut open = TcpStream::connect(&address).await.expect("connect");
+    exchange(&mut open).await;
+    let lease = client.hold_lease().await.expect("held");
+    let request =
+        ActionRequest { selection: Selection::ids([db.id]), lease: Some(lease.id()), ..Default::default() };
+    let pause = Duration::from_millis(50);
+    let starting = async {
+        sleep(pause).await;
+        client.act(Action::Start, &request).await
+    };
+    let leaving = async move {
+        sleep(pause * 2).await;
+        drop(lease);
+    };
+    let (_, started, ()) = tokio::join!(stop(&client, db.id), starting, leaving);
+    // On a very busy machine the client has gone before.
+    println!("started: {}", started.is_ok());
+    until(&mut client.follow(), "the end", |snapshot| {
+        snapshot.forward(db.id).is_some_and(|forward| !forward.is_active())
+    })
+    .await;
+    host.stop().await;
+}
+
+async fn stop(client: &Client, id: ForwardId) {
+    act(client, Action::Stop, Selection::ids([id])).await;
 }
 
 async fn exchange(stream: &mut TcpStream) {
@@ -254,6 +389,41 @@ async fn a_host_that_nobody_needs_leaves() {
         .expect("joined")
         .expect("ended");
     assert!(client.hello().await.is_err());
+}
+
+#[tokio::test]
+async fn only_who_shows_the_token_keeps_a_host_by_tcp() {
+    let ground = Ground::new().await;
+    let mut options = ground.options();
+    options.leaves_when_idle = true;
+    options.tcp = true;
+    let host = Host::start(options).await.expect("starts");
+    let (address, token) = told(&host.place().tcp);
+    let client = ground.client().await;
+    let mut waiting = JoinSet::new();
+    waiting.spawn(host.wait(true));
+    let mut follower = TcpStream::connect(&address).await.expect("connect");
+    let request =
+        format!("GET /v1/events HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\r\n");
+    follower.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = [0; 15];
+    follower.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200 OK");
+    jump(Duration::from_secs(3600)).await;
+    client.hello().await.expect("somebody follows, so it stays");
+    drop(follower);
+    while client.hello().await.expect("it is there").clients > 0 {
+        tokio::task::yield_now().await;
+    }
+    let stranger = TcpStream::connect(&address).await.expect("connect");
+    jump(Duration::from_secs(3600)).await;
+    timeout(LIMIT, waiting.join_next())
+        .await
+        .expect("it leaves")
+        .expect("one")
+        .expect("joined")
+        .expect("ended");
+    drop(stranger);
 }
 
 /// Moves the runtime's clock, after what is ready has run.

@@ -11,8 +11,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
-use kftray_client::Client;
-use kftray_commons::api::{Config, ImportRequest, Mode, Selection, SettingsPatch};
+use kftray_client::{Client, HeldLease};
+use kftray_commons::api::{Action, ActionRequest, Config, ImportRequest, Mode, Selection, SettingsPatch};
 use kftray_commons::store::Directory;
 use kftray_commons::{Code, ForwardId};
 use kftray_host::{Host, HostOptions};
@@ -207,7 +207,7 @@ async fn import(client: &Client, entries: Value) -> Vec<Arc<Config>> {
 }
 
 async fn start(client: &Client, ids: impl IntoIterator<Item = ForwardId>) {
-    let report = act(client, kftray_commons::api::Action::Start, Selection::ids(ids)).await;
+    let report = act(client, Action::Start, Selection::ids(ids)).await;
     assert!(report.results.iter().all(|result| result.problem.is_none()), "{report:?}");
 }
 
@@ -257,7 +257,7 @@ async fn udp_and_proxies_run_and_return_with_the_next_host() {
     assert_eq!(ground.jobs().len(), 1, "the relay was found again");
 
     let addresses: Vec<String> = client.forward(ids[1]).await.expect("it runs").addresses.clone();
-    let report = act(&client, kftray_commons::api::Action::Stop, Selection::all()).await;
+    let report = act(&client, Action::Stop, Selection::all()).await;
     assert_eq!(report.results.len(), 3, "{report:?}");
     assert!(TcpStream::connect(&addresses[0]).await.is_err(), "nothing listens any more");
     host.stop().await;
@@ -332,11 +332,26 @@ async fn a_stop_while_objects_are_being_made_leaves_none() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_takes_over_keeps_what_is_exposed() {
+    keeps_what_is_exposed(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_takes_over_keeps_what_is_exposed_for_a_client() {
+    keeps_what_is_exposed(true).await;
+}
+
+async fn keeps_what_is_exposed(leased: bool) {
     let ground = Ground::new().await;
     let (old, client) = ground.host().await;
     ground.set_up(&client).await;
     let configs = import(&client, exposed("internal-api")).await;
-    start(&client, [configs[0].id]).await;
+    let lease = if leased { Some(client.hold_lease().await.expect("held")) } else { None };
+    let request = ActionRequest {
+        selection: Selection::ids([configs[0].id]),
+        lease: lease.as_ref().map(HeldLease::id),
+        ..ActionRequest::default()
+    };
+    client.act(Action::Start, &request).await.expect("started");
     let service = |ground: &Ground| ground.cluster.get(Kind::Service, "default", "internal-api");
     let before = ground.until("the Service", service).await;
     let job = uid(&ground.jobs()[0]);
@@ -355,9 +370,10 @@ async fn a_host_that_takes_over_keeps_what_is_exposed() {
     let client = Client::connect(ground.directory.path()).await.expect("the new host is there");
     let mut follow = client.follow();
     until(&mut follow, "the expose", |snapshot| snapshot.forward(configs[0].id).is_some()).await;
-    assert_eq!(ground.jobs().iter().map(uid).collect::<Vec<_>>(), [job], "the same relay");
+    assert_eq!(ground.remaining_jobs().iter().map(uid).collect::<Vec<_>>(), [job], "the same relay");
     let after = service(&ground).expect("the Service is still there");
     assert_eq!(uid(&after), uid(&before));
+    drop(lease);
     new.stop().await;
 }
 

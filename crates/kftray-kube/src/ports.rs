@@ -179,7 +179,7 @@ impl Dial for KubePorts {
         self.clusters.network_changed();
         self.resolver.network_changed();
         self.pool.network_changed();
-        self.relays.network_changed();
+        self.relays.try_again();
     }
 }
 

@@ -83,6 +83,8 @@ pub(crate) struct Passenger {
     pub(crate) id: ForwardId,
     pub(crate) spec: ForwardSpec,
     pub(crate) origin: Origin,
+    /// What is left of it.
+    pub(crate) lifetime: Lifetime,
     /// The leases that want it.
     pub(crate) holders: Vec<LeaseId>,
     pub(crate) forward: Arc<Forward>,
@@ -197,6 +199,7 @@ impl Fleet {
         let mut alive = self.alive();
         let Some(alive) = alive.get_mut(&id) else { return };
         alive.forward.retry();
+        self.kube.relays().try_again();
         match origin.lease() {
             None if !alive.holders.is_empty() => {
                 alive.holders.clear();
@@ -224,10 +227,12 @@ impl Fleet {
     /// Everything that runs.
     pub(crate) fn passengers(&self) -> Vec<Passenger> {
         let alive = self.alive();
+        let now = clock::now();
         let passenger = |(id, alive): (&ForwardId, &Alive)| Passenger {
             id: *id,
             spec: alive.spec.clone(),
             origin: alive.origin,
+            lifetime: alive.lifetime.after(Duration::from_millis(now.saturating_sub(alive.started_at))),
             holders: alive.holders.iter().copied().collect(),
             forward: Arc::clone(&alive.forward),
         };

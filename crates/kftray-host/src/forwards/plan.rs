@@ -33,3 +33,10 @@ pub(crate) struct Lifetime {
     /// So long after its start.
     pub(crate) ttl: Option<Duration>,
 }
+
+impl Lifetime {
+    /// What is left of it after a forward has run so long.
+    pub(crate) fn after(self, ran: Duration) -> Self {
+        Self { ttl: self.ttl.map(|ttl| ttl.saturating_sub(ran)), ..self }
+    }
+}

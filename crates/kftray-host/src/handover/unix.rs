@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use kftray_commons::api::Place;
@@ -13,13 +14,13 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
 };
-use serde_json::Map;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::ask::{post, refused};
 use super::{Offer, Offered, PATIENCE, Taken};
+use crate::configs::limit_fields;
 use crate::core::{Core, Ending};
 use crate::platform::is_mine;
 
@@ -45,32 +46,56 @@ pub(crate) async fn offer(core: &Arc<Core>) -> Result<Offer, Problem> {
         forwards.push(Offered {
             id: passenger.id,
             origin: passenger.origin,
-            entry: border::object(&passenger.spec, &Map::new()),
+            entry: border::object(&passenger.spec, &limit_fields(passenger.lifetime)),
             listeners: open.len(),
             holders: passenger.holders,
         });
         listeners.push(open);
     }
-    let place = crate::platform::place(core.directory.path());
-    let socket = place.socket_directory.join(format!("handover-{}.sock", std::process::id()));
-    drop(std::fs::remove_file(&socket));
-    let listener = UnixListener::bind(&socket).map_err(failed)?;
-    let path = socket.clone();
+    let meeting = Meeting::open(&crate::platform::place(core.directory.path())).map_err(failed)?;
+    let socket = meeting.path.display().to_string();
     let heir = Arc::clone(core);
     core.tasks().start(async move {
-        let given = give(listener, listeners).await;
-        drop(std::fs::remove_file(&path));
-        match given {
-            Ok(()) => heir.end(Ending::HandOver),
+        match give(meeting, listeners).await {
+            Ok(()) => {
+                // The other one goes on with what is exposed: nothing of it may go with this one, whatever ends here from
+                // now on.
+                heir.fleet().kube().relays().leave_exposed();
+                heir.end(Ending::HandOver);
+            }
             Err(error) => tracing::warn!(%error, "another host asked for the forwards and did not take them"),
         }
     });
-    Ok(Offer { socket: socket.display().to_string(), forwards, leases: core.leases().offered() })
+    Ok(Offer { socket, forwards, leases: core.leases().offered() })
+}
+
+/// Where the new host fetches what one offer is about: a socket whose file goes with it.
+struct Meeting {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Meeting {
+    /// Beside the host's socket, by a path of the same length: a longer one may be too long for a socket. Every offer has
+    /// a name of its own, so that two at a time do not disturb each other.
+    fn open(place: &Place) -> io::Result<Self> {
+        let path = place.socket.with_extension(format!("{:04x}", rand::random::<u16>()));
+        // What is there was left by a host that was killed.
+        drop(std::fs::remove_file(&path));
+        Ok(Self { listener: UnixListener::bind(&path)?, path })
+    }
+}
+
+impl Drop for Meeting {
+    fn drop(&mut self) {
+        // Nobody listens there any more.
+        drop(std::fs::remove_file(&self.path));
+    }
 }
 
 /// Waits for the new host, gives it the listeners and waits for its thanks.
-async fn give(listener: UnixListener, listeners: Vec<Vec<TcpListener>>) -> io::Result<()> {
-    let (stream, _) = timeout(PATIENCE, listener.accept()).await??;
+async fn give(meeting: Meeting, listeners: Vec<Vec<TcpListener>>) -> io::Result<()> {
+    let (stream, _) = timeout(PATIENCE, meeting.listener.accept()).await??;
     is_mine(&stream).map_err(io::Error::other)?;
     let stream = blocking(stream)?;
     spawn_blocking(move || {

@@ -30,6 +30,10 @@ pub(crate) use tcp::TcpEntrance;
 /// costs about 20 KiB and a file.
 const CONNECTIONS: usize = 1_200;
 
+/// Connections by TCP at the same time: any user of this machine may open them without showing the token, so they are few
+/// and take no room from the socket's.
+const BY_TCP: usize = 64;
+
 /// How long a client may take to send the head of a request, or leave a connection unused.
 const HEAD_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -63,16 +67,27 @@ impl Entrance for Listener {
     }
 }
 
-/// The clients of all entrances together.
-#[derive(Clone)]
+/// The connections of an entrance.
 pub(crate) struct Clients {
+    most: usize,
     room: Arc<Semaphore>,
+    /// These, and the requests of another entrance that count as theirs.
     connections: watch::Sender<usize>,
 }
 
 impl Clients {
+    /// Those of the socket.
     pub(crate) fn new() -> Self {
-        Self { room: Arc::new(Semaphore::new(CONNECTIONS)), connections: watch::Sender::new(0) }
+        Self::at_most(CONNECTIONS)
+    }
+
+    /// Those by TCP.
+    pub(crate) fn by_tcp() -> Self {
+        Self::at_most(BY_TCP)
+    }
+
+    fn at_most(most: usize) -> Self {
+        Self { most, room: Arc::new(Semaphore::new(most)), connections: watch::Sender::new(0) }
     }
 
     /// How many there are, as it changes.
@@ -116,7 +131,7 @@ pub(crate) async fn serve(
             continue;
         }
         let Ok(permit) = Arc::clone(&clients.room).try_acquire_owned() else {
-            let message = format!("the host serves {CONNECTIONS} connections already");
+            let message = format!("the host serves {} connections already", clients.most);
             tasks.spawn(turn_away(stream, Error::new(Code::TooManyClients, message)));
             continue;
         };
@@ -166,7 +181,7 @@ async fn turn_away(mut stream: impl AsyncRead + AsyncWrite + Unpin, error: Error
     drop(timeout(REFUSAL_PATIENCE, told).await);
 }
 
-/// Counts a connection until it is dropped.
+/// Counts a connection, or a request, until it is dropped.
 struct Count(watch::Sender<usize>);
 
 impl Count {

@@ -8,20 +8,25 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use http::{HeaderMap, header};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use kftray_commons::api::{Error, Place};
 use kftray_commons::{Code, Problem};
 use serde::Serialize;
 use subtle::ConstantTimeEq as _;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 
-use super::{Entrance, Refusal};
+use super::{Clients, Count, Entrance, Refusal};
 use crate::platform;
 
 /// The port, and the file that tells of it until this is dropped.
@@ -38,6 +43,39 @@ struct Guard {
     authorization: String,
     /// The `Host` headers that name this port.
     hosts: [String; 2],
+}
+
+/// The guard, and where it counts those that pass.
+#[derive(Clone)]
+struct Door {
+    guard: Arc<Guard>,
+    requests: watch::Sender<usize>,
+}
+
+/// An answer that counts as long as it lives.
+struct Counted {
+    body: Body,
+    _count: Count,
+}
+
+impl HttpBody for Counted {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The file's content.
@@ -66,9 +104,11 @@ impl TcpEntrance {
         Ok(Self { listener, guard: Arc::new(Guard::new(address, &token)), file: place.tcp.clone() })
     }
 
-    /// The application behind the guard.
-    pub(crate) fn guarded(&self, app: Router) -> Router {
-        app.layer(from_fn_with_state(Arc::clone(&self.guard), check))
+    /// The application behind the guard. A request that passes counts among `clients`, until its answer has been sent: a
+    /// connection may be anybody's.
+    pub(crate) fn guarded(&self, app: Router, clients: &Clients) -> Router {
+        let door = Door { guard: Arc::clone(&self.guard), requests: clients.connections.clone() };
+        app.layer(from_fn_with_state(door, check))
     }
 }
 
@@ -118,9 +158,13 @@ impl Guard {
     }
 }
 
-async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Result<Response, Refusal> {
-    match guard.refuses(request.headers()) {
-        None => Ok(next.run(request).await),
+async fn check(State(door): State<Door>, request: Request, next: Next) -> Result<Response, Refusal> {
+    match door.guard.refuses(request.headers()) {
+        None => {
+            let count = Count::new(&door.requests);
+            let answer = next.run(request).await;
+            Ok(answer.map(|body| Body::new(Counted { body, _count: count })))
+        }
         Some(why) => {
             tracing::warn!(why, "a request by TCP was refused");
             Err(Error::new(Code::PeerRefused, why).into())

@@ -133,3 +133,11 @@ pub fn read_answer(stream: &mut impl std::io::Read) -> (u16, String) {
     let status = head.split(' ').nth(1).expect("a status").parse().expect("a number");
     (status, body.to_owned())
 }
+
+/// Address and token of a host's TCP port, from its file.
+pub fn told(file: &Path) -> (String, String) {
+    let text = std::fs::read_to_string(file).expect("the file");
+    let told: Value = serde_json::from_str(&text).expect("JSON");
+    let (url, token) = (told["url"].as_str().expect("a URL"), told["token"].as_str().expect("a token"));
+    (url.strip_prefix("http://").expect("HTTP").to_owned(), token.to_owned())
+}

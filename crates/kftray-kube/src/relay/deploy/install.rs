@@ -109,7 +109,8 @@ impl Installation {
         };
         let mut objects = self.objects(&by, None)?;
         // Applied a second time the token is another one, and the pods must follow.
-        let hash = objects.iter().find_map(|object| object["stringData"][SECRET_HASH].as_str().map(str::to_owned));
+        let hash =
+            objects.iter().find_map(|object| object["stringData"][SECRET_HASH].as_str().map(str::to_owned));
         if let Some(deployment) = objects.iter_mut().find(|object| object["kind"] == "Deployment")
             && let Some(hash) = hash
         {
@@ -519,7 +520,10 @@ mod tests {
         );
         assert_eq!(changes(&found, &wanted), expected);
         let bare = deployment(json!({}), json!({}));
-        assert_eq!(changes(&found, &bare)["spec"]["template"]["spec"], json!({"nodeSelector": null, "tolerations": null}));
+        assert_eq!(
+            changes(&found, &bare)["spec"]["template"]["spec"],
+            json!({"nodeSelector": null, "tolerations": null})
+        );
         assert_eq!(changes(&bare, &wanted), wanted);
     }
 

@@ -216,8 +216,9 @@ impl Deploy {
         self.inner.settings.borrow().clone()
     }
 
-    /// The machine woke up or changed network: watches are re-established, and what failed is tried at once.
-    pub fn network_changed(&self) {
+    /// The machine woke up or changed network, or a person asks for another try: watches are re-established, and what failed
+    /// or was refused is tried at once.
+    pub fn try_again(&self) {
         self.inner.kick.send_modify(|count| *count = count.wrapping_add(1));
     }
 

@@ -276,10 +276,17 @@ async fn rights_of_the_sheet_are_enough_and_what_is_missing_is_named() {
     let jane = ClusterRef { context: ContextRef::Named("jane".to_owned()), ..ClusterRef::default() };
     let pods = up(&mut deploy.follow(&jane, Some(NAMESPACE), Need::Create)).await;
     assert_eq!(pods.len(), 1);
-    let problem = failed(&mut deploy.follow(&jane, Some("default"), Need::Create)).await;
+    let mut relay = deploy.follow(&jane, Some("default"), Need::Create);
+    let problem = failed(&mut relay).await;
     assert_eq!(problem.code, Code::Forbidden);
     assert!(problem.message.contains("jobs.batch in namespace default"), "{problem}");
     assert!(problem.remedy.contains("rbac print"), "{}", problem.remedy);
+
+    // An administrator helps, and a person asks for another try: nobody waits for the next one.
+    cluster.set_rules("jane", vec![Rule::anything()]);
+    deploy.try_again();
+    let soon = tokio::time::timeout(Duration::from_secs(4), up(&mut relay)).await;
+    assert_eq!(soon.expect("before the first pause of 5 s is over").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
