@@ -22,6 +22,13 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// Before the next address is tried beside one that does not answer (RFC 8305, 5: "Connection Attempt Delay").
 const NEXT_ADDRESS: Duration = Duration::from_millis(250);
 
+/// Before those that do not answer are dialled once more, from another port. A Service that was made a moment ago leads nowhere
+/// until its node has heard of it, and the node remembers for each port where its first packet went (conntrack).
+const ONCE_MORE: Duration = Duration::from_millis(1500);
+
+/// Addresses that are.
+const MOST_ONCE_MORE: usize = 4;
+
 /// Whoever vanished without a word is noticed after 60 + 4 x 15 s of silence.
 pub(crate) const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
@@ -41,7 +48,8 @@ pub(crate) async fn tcp(
     let limit = policy.connect_timeout.unwrap_or(CONNECT_TIMEOUT).min(LONGEST_TIMEOUT);
     let dial = async {
         let addresses = addresses(core, target, policy).await?;
-        race(&addresses, data_follows).await.map_err(|(address, error)| refusal(target, address, &error))
+        let raced = race(&addresses, |address| connect(address, data_follows)).await;
+        raced.map_err(|(address, error)| refusal(target, address, &error))
     };
     let (stream, address) = timeout(limit, dial).await.unwrap_or_else(|_| Err(timed_out(target, limit)))?;
     // A refinement: a socket that refuses it still works.
@@ -122,17 +130,19 @@ fn interleaved(addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// Connects to whichever address answers first, starting them one after the other (RFC 8305, 5).
-async fn race(
+async fn race<T, F: Future<Output = io::Result<T>>>(
     addresses: &[SocketAddr],
-    data_follows: bool,
-) -> Result<(TcpStream, SocketAddr), (SocketAddr, io::Error)> {
+    connect: impl Fn(SocketAddr) -> F,
+) -> Result<(T, SocketAddr), (SocketAddr, io::Error)> {
     let mut waiting = addresses.iter().copied();
     let mut running = FuturesUnordered::new();
-    let attempt = |address| async move {
-        let stream = connect(address, data_follows).await.map_err(|error| (address, error))?;
-        Ok((stream, address))
+    let attempt = |address| {
+        let connecting = connect(address);
+        async move { connecting.await.map(|stream| (stream, address)).map_err(|error| (address, error)) }
     };
     let mut first_error = None;
+    let once_more = sleep(ONCE_MORE);
+    tokio::pin!(once_more);
     running.extend(waiting.next().map(attempt));
     while !running.is_empty() {
         tokio::select! {
@@ -145,6 +155,9 @@ async fn race(
                 None => break,
             },
             () = sleep(NEXT_ADDRESS), if waiting.len() > 0 => running.extend(waiting.next().map(attempt)),
+            () = &mut once_more, if waiting.len() == 0 && !once_more.is_elapsed() => {
+                running.extend(addresses.iter().copied().take(MOST_ONCE_MORE).map(attempt));
+            }
         }
     }
     Err(first_error.unwrap_or_else(|| {
@@ -214,6 +227,10 @@ fn is_exhaustion(error: &io::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use tokio::time::Instant;
+
     use super::*;
 
     #[test]
@@ -230,11 +247,40 @@ mod tests {
             let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
             gone.local_addr().unwrap()
         };
-        let (stream, address) = race(&[closed, listener.local_addr().unwrap()], false).await.unwrap();
+        let late = |address| connect(address, true);
+        let (stream, address) = race(&[closed, listener.local_addr().unwrap()], late).await.unwrap();
         assert_eq!(address, listener.local_addr().unwrap());
         assert_eq!(stream.peer_addr().unwrap(), address);
-        let (address, error) = race(&[closed], true).await.unwrap_err();
+        let (address, error) = race(&[closed], late).await.unwrap_err();
         assert_eq!((address, error.kind()), (closed, io::ErrorKind::ConnectionRefused));
-        assert!(race(&[], false).await.is_err());
+        assert!(race(&[], late).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_answer_is_dialled_once_more() {
+        let [one, other] = [1, 2].map(|last| SocketAddr::from(([192, 0, 2, last], 80)));
+        let dialled = Mutex::new(Vec::new());
+        let begin = Instant::now();
+        let connect = |address| {
+            let mut dialled = dialled.lock().unwrap();
+            dialled.push((address, begin.elapsed()));
+            let answers = dialled.len() == 4;
+            async move { if answers { Ok(()) } else { std::future::pending().await } }
+        };
+        let ((), address) = race(&[one, other], connect).await.unwrap();
+        assert_eq!(address, other);
+        let expected = [(one, Duration::ZERO), (other, NEXT_ADDRESS), (one, ONCE_MORE), (other, ONCE_MORE)];
+        let seen = dialled.lock().unwrap().clone();
+        assert_eq!(seen.len(), expected.len());
+        for ((address, at), (to, when)) in seen.into_iter().zip(expected) {
+            // Timers count in milliseconds.
+            assert!(
+                address == to && at >= when && at < when + Duration::from_millis(5),
+                "{address} at {at:?}"
+            );
+        }
+        // Only once.
+        let silent = |_| std::future::pending::<io::Result<()>>();
+        assert!(timeout(Duration::from_secs(60), race(&[one], silent)).await.is_err());
     }
 }
