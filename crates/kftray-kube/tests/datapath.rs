@@ -165,8 +165,10 @@ async fn bytes_are_exact_on_every_carrier() {
             while let Some(done) = work.join_next().await {
                 done.unwrap_or_else(|error| panic!("{transport}, pieces {split:?}: {error}"));
             }
-            let expected = if transport == "legacy" { 20 } else { 1 };
-            assert!(rig.fake.counters().sessions.total() <= expected + 3, "{transport}");
+            // As many at once spread over at most so many sessions.
+            let most = if transport == "legacy" { 23 } else { 8 };
+            let sessions = rig.fake.counters().sessions.total();
+            assert!(sessions <= most, "{transport}: {sessions}");
         }
     }
 }
