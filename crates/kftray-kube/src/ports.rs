@@ -77,6 +77,12 @@ impl KubePorts {
         Self { clusters, resolver, pool, relays, tunnels, routes: Arc::new(routes) }
     }
 
+    /// A person asks for another try of what waits: what clusters have denied or refused is asked for at once.
+    pub fn try_again(&self) {
+        self.resolver.try_again();
+        self.relays.try_again();
+    }
+
     /// The relays, for settings and for what people do with them by hand.
     #[must_use]
     pub fn relays(&self) -> &Deploy {

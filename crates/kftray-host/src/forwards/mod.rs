@@ -199,7 +199,7 @@ impl Fleet {
         let mut alive = self.alive();
         let Some(alive) = alive.get_mut(&id) else { return };
         alive.forward.retry();
-        self.kube.relays().try_again();
+        self.kube.try_again();
         match origin.lease() {
             None if !alive.holders.is_empty() => {
                 alive.holders.clear();

@@ -23,6 +23,9 @@ const MOST: usize = 32;
 /// How long a new connection waits for a session of its own while there are fewer than [`SPREAD`] and all are in use: three
 /// round trips to a cluster of the same region. Further away it shares one at first, and most such neighbours are short.
 const ALONE: Duration = Duration::from_millis(100);
+/// How long no further session is opened for those that can share one, after one could not be opened.
+const REST: Duration = Duration::from_secs(5);
+
 /// Rounds of choosing before giving up: others may take what was opened, up to [`SPREAD`] times.
 const ROUNDS: usize = 2 * SPREAD;
 
@@ -78,6 +81,8 @@ struct State {
     warm: HashMap<u64, usize>,
     /// When a session was last found to be over. Resets come in company, so that the others have to prove themselves anew.
     lost: Option<Instant>,
+    /// When a session could not be opened, unless one could since.
+    failed: Option<Instant>,
     gone: bool,
 }
 
@@ -174,8 +179,9 @@ impl Pod {
         let free = emptiest(Placement::Free);
         let bulk = emptiest(Placement::Bulk).map(|(_, session)| session);
         let count = state.sessions.len();
+        let may_open = count < SPREAD && !state.rests();
         match (free, bulk) {
-            (Some((load, session)), _) if load.streams > 0 && count < SPREAD => Choice::Share(session),
+            (Some((load, session)), _) if load.streams > 0 && may_open => Choice::Share(session),
             (Some((_, session)), _) => Choice::Take(session),
             (None, bulk) if count < SPREAD => Choice::Open(bulk),
             (None, Some(bulk)) => Choice::Take(bulk),
@@ -199,6 +205,7 @@ impl Pod {
             let opened = {
                 let mut state = pod.lock();
                 state.opening.take_if(|opening| opening.number == number);
+                state.failed = carrier.is_err().then(Instant::now);
                 match carrier {
                     Ok(Some(carrier)) => {
                         let observer: Weak<dyn Observer> = pod.me.clone();
@@ -304,6 +311,12 @@ impl Pod {
 }
 
 impl State {
+    /// A further session has just been refused: a cluster that is asked for more than it can give is not asked for each
+    /// connection that has a session to share.
+    fn rests(&self) -> bool {
+        self.failed.is_some_and(|failed| failed.elapsed() < REST)
+    }
+
     /// Takes out the sessions that take no streams any more; their channels keep them while they live.
     fn prune(&mut self) -> Vec<Arc<Session>> {
         let is_over = |session: &mut Arc<Session>| session.load().placement == Placement::Closed;
@@ -331,7 +344,7 @@ impl Observer for Pod {
             let has_free = loads.iter().any(|load| load.placement == Placement::Free);
             let count = loads.iter().filter(|load| load.placement != Placement::Closed).count();
             // The last free session has turned bulk or is held up: the next connection shall not have to wait.
-            if in_use && !has_free && count < SPREAD && !state.gone {
+            if in_use && !has_free && count < SPREAD && !state.gone && !state.rests() {
                 self.open(&mut state);
             }
             state.prune()

@@ -253,6 +253,28 @@ async fn failures_are_passed_on_and_the_next_dial_tries_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cluster_that_refuses_further_sessions_is_not_asked_for_each_connection() {
+    let mut rig = rig();
+    let mut channels = vec![rig.dial(b"first").await];
+    let mut peer = rig.peer().await;
+    let _lives = background(async move { while peer.frame().await.is_some() {} });
+    let refused = || Problem::new(Code::ClusterError, "too many requests");
+    rig.fake.errors.lock().unwrap().extend([refused(), refused()]);
+    for _ in 0..50 {
+        channels.push(rig.dial(b"more").await);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(rig.opened(), 2, "all share, and one attempt was made");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    channels.push(rig.dial(b"later").await);
+    assert_eq!(rig.opened(), 3, "refused once more");
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    channels.push(rig.dial(b"and then").await);
+    channels.push(rig.dial(b"as usual").await);
+    assert_eq!(rig.opened(), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_download_that_nobody_reads_is_left_alone_with_its_session() {
     let mut rig = rig();
     let mut stalled = rig.dial(b"").await;

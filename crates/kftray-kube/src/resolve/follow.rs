@@ -148,20 +148,24 @@ impl Follower {
                         match rest {
                             Rest::Denied(problem) => {
                                 self.out.publish(Resolution::Failed(problem));
-                                sleep(backoff.next()).await;
+                                let next = backoff.next();
+                                sleep(next).await;
+                                next
                             }
                             Rest::Blind => pending().await,
                             Rest::Invalid(problem) => {
                                 self.out.publish(Resolution::Failed(problem));
-                                pending::<()>().await;
+                                pending().await
                             }
                         }
                     };
-                    tokio::select! {
-                        () = pause => {}
-                        Ok(()) = kick.changed() => {}
-                    }
-                    feeds.forget_denials(feeds.link.timing.denial_kept);
+                    let kept = feeds.link.timing.denial_kept;
+                    // Who has waited asks again; what others were denied meanwhile is believed.
+                    let age = tokio::select! {
+                        waited = pause => waited.min(kept),
+                        Ok(()) = kick.changed() => kept,
+                    };
+                    feeds.forget_denials(age);
                 }
             }
         }

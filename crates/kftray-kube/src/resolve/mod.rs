@@ -128,6 +128,15 @@ impl Resolver {
         self.root.kick.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// A person asks for another try: what was denied is asked for again.
+    pub fn try_again(&self) {
+        let live: Vec<Arc<Feeds>> = lock(&self.root.feeds).values().filter_map(Weak::upgrade).collect();
+        for feeds in live {
+            feeds.forget_denials(Duration::ZERO);
+        }
+        self.root.kick.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
     /// Follows the pods behind a target, for TCP by a port-forward to the pod itself; the rules are those of
     /// [`Resolve::follow`](kftray_portforward::ports::Resolve::follow).
     pub fn follow(&self, target: &Target, port: &RemotePort) -> watch::Receiver<Resolution> {

@@ -130,6 +130,27 @@ async fn hundreds_that_are_denied_ask_like_one() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_denial_that_lasts_a_moment_does_not_last_a_minute() {
+    for asked in [false, true] {
+        let ground = Ground::with_web();
+        ground.api.deny(&["get", "list", "watch"], "services");
+        let mut follower = ground.service("web");
+        becomes(&mut follower, "forbidden: may not get services in namespace shop (as user jane)").await;
+        let begin = tokio::time::Instant::now();
+        ground.api.allow_all();
+        let most = if asked {
+            ground.resolver.try_again();
+            Duration::from_secs(1)
+        } else {
+            // The first pause.
+            Duration::from_secs(11)
+        };
+        becomes(&mut follower, "web-1:8080").await;
+        assert!(begin.elapsed() <= most, "{:?}", begin.elapsed());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_role_that_is_taken_away_steps_down() {
     let ground = Ground::with_web();
     let mut follower = ground.service("web");
