@@ -11,6 +11,7 @@ use kftray_commons::api::LoginReport;
 use kftray_commons::{Code, Problem};
 use kftray_portforward::ports::{ClusterId, Delivery, DialError};
 use kube::client::ClientBuilder;
+use tokio::time::Instant;
 
 use crate::config::login::Credentials;
 use crate::config::{Entry, Environment};
@@ -171,7 +172,7 @@ impl Cluster {
     /// # Errors
     /// As [`Self::upgrade`].
     pub async fn session(&self, namespace: &str, pod: &str) -> Result<Option<Carrier>, DialError> {
-        let learned = self.memory.get(&self.key).map(|transport| transport.protocol);
+        let learned = self.memory.for_session(&self.key, Instant::now());
         let order = session_order(self.choice, learned);
         let mut refused: Vec<(Protocol, Refusal)> = Vec::new();
         for protocol in order {
@@ -274,7 +275,7 @@ impl Cluster {
 
     /// Neither protocol for sessions works: a missing permission, a protocol nobody speaks, or a bad moment?
     fn all_refused(&self, refused: Vec<(Protocol, Refusal)>) -> Result<Option<Carrier>, DialError> {
-        let legacy = Transport { protocol: Protocol::Legacy, reason: reasons(&refused).unwrap_or_default() };
+        let reason = reasons(&refused).unwrap_or_default();
         let firm = refused.iter().all(|(_, refusal)| refusal.kind == RefusalKind::Protocol);
         // A permission is what a person can act on; else the latest word.
         let told = refused
@@ -284,7 +285,7 @@ impl Cluster {
             .map(|refusal| refusal.problem);
         match (told, self.choice) {
             (Some(_), TransportChoice::Auto) if firm => {
-                self.memory.learn(&self.key, legacy);
+                self.memory.learn_legacy(&self.key, reason, Instant::now());
                 Ok(None)
             }
             (Some(problem), _) => Err(error(problem)),

@@ -8,8 +8,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::carrier::Protocol;
 
@@ -64,7 +66,13 @@ pub struct TransportMemory {
     learned: Mutex<BTreeMap<String, Transport>>,
     /// How often in a row a protocol failed in a way that may be the weather.
     doubts: Mutex<BTreeMap<(String, Protocol), u32>>,
+    /// When a cluster was last seen to have only the legacy protocol. Not stored.
+    legacy_at: Mutex<BTreeMap<String, Instant>>,
 }
+
+/// How long that is believed. A gateway that is being reloaded refuses every better protocol, too, and the legacy one proves
+/// nothing when it is *ready*; a cluster that really is that old refuses two upgrades in this time.
+const LEGACY_BELIEVED: Duration = Duration::from_secs(300);
 
 /// So many failures in a row that may be the weather, with another protocol working right after, are not the weather.
 const DOUBTS: u32 = 2;
@@ -73,7 +81,7 @@ impl TransportMemory {
     /// Begins with what an earlier process had learned.
     #[must_use]
     pub fn new(learned: BTreeMap<String, Transport>) -> Self {
-        Self { learned: Mutex::new(learned), doubts: Mutex::default() }
+        Self { learned: Mutex::new(learned), ..Self::default() }
     }
 
     /// What is known now, to be stored.
@@ -85,6 +93,20 @@ impl TransportMemory {
     /// What is known about one cluster.
     pub(crate) fn get(&self, key: &str) -> Option<Transport> {
         self.learned.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    }
+
+    /// The protocol to begin a session with, if one is known.
+    pub(crate) fn for_session(&self, key: &str, now: Instant) -> Option<Protocol> {
+        let protocol = self.get(key)?.protocol;
+        let seen = self.legacy_at.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied();
+        let is_believed = protocol != Protocol::Legacy || seen.is_some_and(|at| now < at + LEGACY_BELIEVED);
+        is_believed.then_some(protocol)
+    }
+
+    /// None of the better protocols was understood.
+    pub(crate) fn learn_legacy(&self, key: &str, reason: String, now: Instant) {
+        self.legacy_at.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_owned(), now);
+        self.learn(key, Transport { protocol: Protocol::Legacy, reason });
     }
 
     pub(crate) fn learn(&self, key: &str, transport: Transport) {
@@ -155,6 +177,21 @@ mod tests {
         assert_eq!(again.get("k").unwrap().protocol, Protocol::Spdy);
         again.forget("k");
         assert_eq!(again.get("k"), None);
+    }
+
+    #[test]
+    fn the_legacy_protocol_alone_is_believed_for_a_while_and_not_from_another_process() {
+        let (memory, now) = (TransportMemory::default(), Instant::now());
+        assert_eq!(memory.for_session("k", now), None);
+        memory.learn_legacy("k", "404".to_owned(), now);
+        assert_eq!(memory.for_session("k", now + LEGACY_BELIEVED / 2), Some(Protocol::Legacy));
+        assert_eq!(memory.for_session("k", now + LEGACY_BELIEVED), None);
+        memory.learn_legacy("k", "404".to_owned(), now + LEGACY_BELIEVED);
+        assert_eq!(memory.for_session("k", now + LEGACY_BELIEVED), Some(Protocol::Legacy));
+        let next = TransportMemory::new(memory.snapshot());
+        assert_eq!(next.for_session("k", now), None);
+        memory.learn("k", Transport { protocol: Protocol::Spdy, reason: "403".to_owned() });
+        assert_eq!(memory.for_session("k", now + LEGACY_BELIEVED * 9), Some(Protocol::Spdy));
     }
 
     #[test]
