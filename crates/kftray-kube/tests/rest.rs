@@ -28,6 +28,61 @@ async fn everything_shares_one_connection() {
 }
 
 #[tokio::test]
+async fn more_watches_than_one_connection_takes_starve_nothing() {
+    let fake = FakeCluster::start().await.unwrap();
+    let cluster = up(&clusters(), &fake.kubeconfig_path(), ADMIN).await;
+    let pods: Api<Pod> = Api::all(cluster.client());
+    let parameters = WatchParams::default();
+    let opened = futures::future::join_all((0..150).map(|_| pods.watch(&parameters, "0")));
+    let opened = tokio::time::timeout(PATIENCE, opened).await.expect("every watch is answered");
+    let mut watches: Vec<_> = opened.into_iter().map(|watch| watch.unwrap().boxed()).collect();
+    let connections = &fake.counters().connections;
+    let answer = tokio::time::timeout(Duration::from_secs(5), version(&cluster));
+    answer.await.expect("an answer in time").unwrap();
+    assert_eq!(connections.total(), 2, "those without room share one more connection");
+
+    // A reset ends them on all connections.
+    cluster.reset_connections();
+    let ended = watches.iter_mut().map(async |watch| while let Ok(Some(_)) = watch.try_next().await {});
+    tokio::time::timeout(Duration::from_secs(4), futures::future::join_all(ended))
+        .await
+        .expect("every watch ends");
+    drop(watches);
+    version(&cluster).await.unwrap();
+    assert_eq!(connections.total(), 3);
+}
+
+#[tokio::test]
+async fn a_connection_that_ran_empty_is_given_up() {
+    let fake = FakeCluster::start().await.unwrap();
+    let cluster = up(&clusters(), &fake.kubeconfig_path(), ADMIN).await;
+    let pods: Api<Pod> = Api::all(cluster.client());
+    let open = async || tokio::time::timeout(PATIENCE, pods.watch(&WatchParams::default(), "0")).await;
+    let mut watches = Vec::new();
+    for _ in 0..120 {
+        watches.push(open().await.expect("an answer").unwrap().boxed());
+    }
+    let connections = &fake.counters().connections;
+    assert_eq!(connections.now(), 2);
+    // The second has watches still: it stays. Then none: the first does for all.
+    watches.drain(..60);
+    version(&cluster).await.unwrap();
+    assert_eq!(connections.now(), 2);
+    watches.drain(30..);
+    let gone = async {
+        while connections.now() > 1 {
+            version(&cluster).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, gone).await.expect("one connection is left");
+    let mut last = watches.pop().unwrap();
+    let silent = tokio::time::timeout(Duration::from_millis(300), last.try_next()).await;
+    assert!(silent.is_err(), "the watches on the first go on");
+    assert_eq!(connections.total(), 2);
+}
+
+#[tokio::test]
 async fn plain_http_works_and_pools() {
     let fake = FakeCluster::builder().plain().start().await.unwrap();
     // Over plain HTTP there is nobody to agree on HTTP/2 with, and a certificate proves nothing: a token does.

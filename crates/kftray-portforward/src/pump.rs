@@ -5,11 +5,12 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
+use std::io::{self, IoSlice, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes, BytesMut};
+use socket2::{SockRef, Socket};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
@@ -230,11 +231,30 @@ impl<'a> Pump<'a> {
                     }
                 }
                 Poll::Ready(Ok(None)) => self.pod = PodSide::Ended,
-                Poll::Ready(Err(error)) => return Poll::Ready(Turn::Failed(error)),
+                Poll::Ready(Err(error)) => {
+                    self.give_rest();
+                    return Poll::Ready(Turn::Failed(error));
+                }
                 Poll::Pending => break,
             }
         }
         Poll::Pending
+    }
+
+    /// What came before a failure is the client's, as far as its socket takes it at once: an answer to an upload that is
+    /// not read to its end comes together with the error. The socket itself is asked, since the runtime may not know yet
+    /// that it is writable.
+    fn give_rest(&mut self) {
+        let mut socket: &Socket = &SockRef::from(&self.client.stream);
+        self.down_bytes = 0;
+        for chunk in std::mem::take(&mut self.down) {
+            let Ok(length) = socket.write(&chunk) else { return };
+            self.written += length as u64;
+            self.tally.down(length, Instant::now());
+            if length < chunk.len() {
+                return;
+            }
+        }
     }
 
     /// One write of everything that waits, as far as the socket takes it.

@@ -131,7 +131,7 @@ impl Cluster {
         &self.entry.namespace
     }
 
-    /// The client for objects and watches: one HTTP/2 connection shared by all of them. Cheap to clone.
+    /// The client for objects and watches: HTTP/2 connections shared by all of them. Cheap to clone.
     ///
     /// Its errors carry a [`Problem`] where dialling or logging in failed; [`crate::request_problem`] reads any of them.
     #[must_use]

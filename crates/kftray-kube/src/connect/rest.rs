@@ -1,24 +1,26 @@
 //! The connection for objects and watches, behind a `kube::Client`.
 //!
 //! kube-rs' own stack speaks HTTP/1.1, so that each watch costs a connection and a black hole is noticed by none of them.
-//! Here all requests of a cluster share one HTTP/2 connection that is pinged; a server or gateway without HTTP/2 gets a
-//! pool of HTTP/1.1 connections.
+//! Here the requests of a cluster share one HTTP/2 connection that is pinged, and another only when that one is full; a server
+//! or gateway without HTTP/2 gets a pool of HTTP/1.1 connections.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{AUTHORIZATION, HOST, USER_AGENT as USER_AGENT_HEADER};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::client::legacy;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kftray_commons::Problem;
 use kube::client::Body;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tower::{BoxError, Service};
@@ -36,6 +38,11 @@ const PING_INTERVAL: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// Idle HTTP/1.1 connections are closed before the usual gateway does it (60 s).
 const IDLE: Duration = Duration::from_secs(50);
+/// Requests and open watches on one HTTP/2 connection. API servers allow 100 unless configured otherwise, and one too many makes
+/// every later request wait until some watch ends; the rest is for streams whose end the server has not heard of yet.
+const STREAMS: usize = 90;
+/// How often a request that was not sent is tried: all connections may end at the same moment.
+const TRIES: usize = 3;
 
 /// Sends requests to one API server.
 #[derive(Clone)]
@@ -50,20 +57,21 @@ struct Shared {
     extra: HeaderMap,
     context: String,
     state: Mutex<State>,
-    /// Held while the one HTTP/2 connection is being dialled.
+    /// Held while a connection is being dialled: those who find no room meanwhile share what comes of it.
     gate: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
 struct State {
-    link: Option<Link>,
+    /// Oldest first. The first with room is taken, so that the later ones run empty.
+    links: Vec<Link>,
     /// Cancelled and replaced by a reset, so that a dial into a dead network is given up.
     epoch: CancellationToken,
 }
 
 #[derive(Clone)]
 enum Link {
-    Http2 { sender: SendRequest<Body>, tasks: Arc<Tasks>, generation: u64 },
+    Http2 { sender: SendRequest<Body>, streams: Arc<Semaphore>, tasks: Arc<Tasks>, generation: u64 },
     Http1 { client: Box<legacy::Client<Http1Connector, Body>>, tasks: Arc<Tasks>, generation: u64 },
 }
 
@@ -75,6 +83,23 @@ impl Link {
         }
     }
 
+    /// How many more requests it takes.
+    fn room(&self) -> usize {
+        match self {
+            Self::Http2 { sender, .. } if sender.is_closed() => 0,
+            Self::Http2 { streams, .. } => streams.available_permits(),
+            Self::Http1 { .. } => STREAMS,
+        }
+    }
+
+    /// Nothing is open on it; what the HTTP/1.1 pool has open is not known here.
+    fn is_idle(&self) -> bool {
+        match self {
+            Self::Http2 { streams, .. } => streams.available_permits() == STREAMS,
+            Self::Http1 { .. } => false,
+        }
+    }
+
     /// Of the login whose certificate it was opened with.
     fn generation(&self) -> u64 {
         match self {
@@ -82,20 +107,73 @@ impl Link {
         }
     }
 
-    /// The failure says that the request was not sent, or hit a connection that was just ending.
-    async fn send(&mut self, request: Request<Body>) -> Result<Response<Incoming>, (BoxError, bool)> {
+    fn abort(&self) {
         match self {
-            Self::Http2 { sender, .. } => {
+            Self::Http2 { tasks, .. } | Self::Http1 { tasks, .. } => tasks.abort(),
+        }
+    }
+
+    fn seat(&self) -> Seat {
+        let stream = match self {
+            Self::Http2 { streams, .. } => Arc::clone(streams).try_acquire_owned().ok(),
+            Self::Http1 { .. } => None,
+        };
+        Seat { link: self.clone(), stream }
+    }
+}
+
+/// A connection with room for one request, which is kept until the answer's body has ended.
+struct Seat {
+    link: Link,
+    stream: Option<OwnedSemaphorePermit>,
+}
+
+impl Seat {
+    /// The failure says that the request was not sent, or hit a connection that was just ending.
+    async fn send(mut self, request: Request<Body>) -> Result<Response<Counted>, (BoxError, bool)> {
+        let response = match &mut self.link {
+            Link::Http2 { sender, .. } => {
                 sender.ready().await.map_err(|error| (error.into(), true))?;
                 sender.send_request(request).await.map_err(|error| {
                     let unsent = error.is_canceled() || error.is_closed();
                     (error.into(), unsent)
-                })
+                })?
             }
-            Self::Http1 { client, .. } => {
-                client.request(request).await.map_err(|error| (flatten(error), false))
+            Link::Http1 { client, .. } => {
+                client.request(request).await.map_err(|error| (flatten(error), false))?
             }
+        };
+        Ok(response.map(|body| Counted { body, stream: self.stream }))
+    }
+}
+
+/// The body of an answer, which counts on its connection for as long as it is open.
+pub(crate) struct Counted {
+    body: Incoming,
+    stream: Option<OwnedSemaphorePermit>,
+}
+
+impl hyper::body::Body for Counted {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Poll::Ready(None | Some(Err(_))) = frame {
+            self.stream = None;
         }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -121,14 +199,12 @@ impl Rest {
     pub(crate) fn reset(&self) {
         let mut state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut state.epoch).cancel();
-        if let Some(Link::Http2 { tasks, .. } | Link::Http1 { tasks, .. }) = state.link.take() {
-            tasks.abort();
-        }
+        state.links.drain(..).for_each(|link| link.abort());
     }
 }
 
 impl Service<Request<Body>> for Rest {
-    type Response = Response<Incoming>;
+    type Response = Response<Counted>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -143,7 +219,7 @@ impl Service<Request<Body>> for Rest {
 }
 
 impl Shared {
-    async fn request(&self, request: Request<Body>) -> Result<Response<Incoming>, BoxError> {
+    async fn request(&self, request: Request<Body>) -> Result<Response<Counted>, BoxError> {
         let login = self.credentials.current().await?;
         let again = copy(&request);
         let response = self.send(request, &login).await?;
@@ -164,19 +240,18 @@ impl Shared {
         &self,
         mut request: Request<Body>,
         login: &Arc<Login>,
-    ) -> Result<Response<Incoming>, BoxError> {
+    ) -> Result<Response<Counted>, BoxError> {
         self.complete(&mut request, login)?;
-        let again = copy(&request);
-        let mut link = self.link(login).await?;
-        match link.send(request).await {
-            Ok(response) => Ok(response),
-            // The connection was ending: once more on a new one.
-            Err((error, true)) => {
-                let Some(again) = again else { return Err(error) };
-                let mut link = self.link(login).await?;
-                link.send(again).await.map_err(|(error, _)| error)
+        let mut tries = TRIES;
+        loop {
+            let again = copy(&request);
+            tries -= 1;
+            match (self.seat(login).await?.send(request).await, again) {
+                (Ok(response), _) => return Ok(response),
+                // The connection was ending: once more on another one.
+                (Err((_, true)), Some(again)) if tries > 0 => request = again,
+                (Err((error, _)), _) => return Err(error),
             }
-            Err((error, false)) => Err(error),
         }
     }
 
@@ -197,34 +272,46 @@ impl Shared {
         Ok(())
     }
 
-    fn usable(&self, login: &Login) -> (Option<Link>, CancellationToken) {
+    fn usable(&self, login: &Login) -> (Option<Seat>, CancellationToken) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         // A connection is bound to the client certificate it was opened with; a token goes with each request.
         let stale = |link: &Link| login.certificate.is_some() && link.generation() < login.generation;
-        if state.link.as_ref().is_some_and(|link| !link.is_usable() || stale(link)) {
-            state.link = None;
+        // One that takes no more requests (GOAWAY) finishes those it has.
+        state.links.retain(|link| !stale(link) && (link.is_usable() || !link.is_idle()));
+        // One that has run empty goes when another has much room: at the first free place it would soon be dialled again.
+        while let [rest @ .., last] = state.links.as_slice()
+            && last.is_idle()
+            && rest.iter().any(|link| link.room() >= STREAMS / 2)
+        {
+            state.links.pop();
         }
-        (state.link.clone(), state.epoch.clone())
+        (state.links.iter().find(|link| link.room() > 0).map(Link::seat), state.epoch.clone())
     }
 
-    async fn link(&self, login: &Arc<Login>) -> Result<Link, Problem> {
-        if let (Some(link), _) = self.usable(login) {
-            return Ok(link);
+    async fn seat(&self, login: &Arc<Login>) -> Result<Seat, Problem> {
+        if let (Some(seat), _) = self.usable(login) {
+            return Ok(seat);
         }
         let _one_at_a_time = self.gate.lock().await;
         loop {
-            let (link, epoch) = self.usable(login);
-            if let Some(link) = link {
-                return Ok(link);
+            let (seat, epoch) = self.usable(login);
+            if let Some(seat) = seat {
+                return Ok(seat);
             }
             let dialled = tokio::select! {
-                dialled = self.open(login) => dialled?,
+                dialled = self.open(login) => dialled,
                 () = epoch.cancelled() => continue,
+            };
+            let dialled = match dialled {
+                Ok(dialled) => dialled,
+                // Without another connection, what became free meanwhile does as well.
+                Err(problem) => return self.usable(login).0.ok_or(problem),
             };
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             if !epoch.is_cancelled() {
-                state.link = Some(dialled.clone());
-                return Ok(dialled);
+                let seat = dialled.seat();
+                state.links.push(dialled);
+                return Ok(seat);
             }
         }
     }
@@ -248,7 +335,8 @@ impl Shared {
                     tracing::debug!(server, %error, "the connection for watches ended");
                 }
             });
-            return Ok(Link::Http2 { sender, tasks, generation });
+            let streams = Arc::new(Semaphore::new(STREAMS));
+            return Ok(Link::Http2 { sender, streams, tasks, generation });
         }
         let connector = Http1Connector {
             dialer: Arc::clone(&self.dialer),

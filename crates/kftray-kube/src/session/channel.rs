@@ -53,6 +53,13 @@ impl Channel for SessionChannel {
     fn half_close(&self) -> HalfClose {
         HalfClose::Withheld
     }
+
+    fn close(&mut self) -> bool {
+        let pair = self.pair;
+        self.session.shared.lock().close(Instant::now(), pair);
+        // A drop would reset the streams, and the reset may overtake what the client has sent.
+        false
+    }
 }
 
 impl Drop for SessionChannel {

@@ -314,6 +314,13 @@ impl State {
         self.wake_driver();
     }
 
+    /// The client reads no more. The timer that [`Self::finish`] has armed takes it into account.
+    pub(super) fn close(&mut self, now: Instant, pair: PairId) {
+        if let Some(stream) = self.streams.get_mut(&pair) {
+            stream.gone.get_or_insert(now);
+        }
+    }
+
     /// The channel is dropped.
     pub(super) fn release(&mut self, now: Instant, pair: PairId) {
         let Some(mut stream) = self.streams.remove(&pair) else { return };

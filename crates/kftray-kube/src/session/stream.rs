@@ -72,6 +72,8 @@ pub(super) struct Stream {
     asked: bool,
 
     pub(super) local: Local,
+    /// Since when nobody reads what the pod says.
+    pub(super) gone: Option<Instant>,
     /// The data stream has ended, the error stream not yet.
     pub(super) remote_ended: bool,
     /// What the error stream said.
@@ -108,6 +110,7 @@ impl Stream {
             starved: false,
             asked: false,
             local: Local::Open,
+            gone: None,
             remote_ended: false,
             error: None,
             end: None,
@@ -254,6 +257,13 @@ impl Stream {
             // Never a byte in either direction: a check whether the port is open, or a client that waits for a greeting.
             WITHHOLD_PRESSURE
         }
+    }
+
+    /// When the pod has been silent for `hold`. While the session is not read the silence is ours; and what the pod goes on
+    /// saying to a client that is gone is no reason to wait.
+    pub(super) fn silent_at(&self, now: Instant, paused: bool, hold: Duration) -> Instant {
+        let silent = if paused { now } else { self.activity } + hold;
+        self.gone.map_or(silent, |gone| silent.min(gone + hold.max(WITHHOLD_PRESSURE)))
     }
 
     pub(super) fn await_bytes(&mut self, cx: &Context<'_>) {

@@ -327,6 +327,22 @@ async fn a_failure_after_the_first_byte_resets_the_client() {
     assert_eq!((sim.seen().dials, forward.counters().failed), (1, 1));
 }
 
+/// A server that refuses an upload answers and closes with the rest unread: answer and error come together. Other systems
+/// may throw away at a reset what the client has not read.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn what_came_before_a_failure_is_given_to_the_client() {
+    let sim = Sim::with(App::Break, &["a", "b"]);
+    let forward = ready(&sim.engine(), config()).await;
+    let mut client = connect(&forward).await;
+    let mut answer = Vec::new();
+    let read = timeout(PATIENCE, client.read_to_end(&mut answer)).await.expect("an end in time");
+    assert_eq!(read.expect_err("never a clean end").kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(answer, b"x");
+    assert_eq!(next_failure(&forward).await, Code::ConnectionLost);
+    assert_eq!((sim.seen().dials, forward.counters().bytes_down), (1, 1), "given once, by one pod");
+}
+
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_the_pod_and_nobody_else() {
     let sim = Sim::with(App::Send(64_000_000), &["a"]);

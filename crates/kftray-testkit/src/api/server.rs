@@ -261,7 +261,7 @@ async fn serve_http(
         let io = TokioIo::new(stream);
         let result = if http2 {
             let mut builder = hyper::server::conn::http2::Builder::new(Spawn::default());
-            builder.max_concurrent_streams(250); // the API server's own number
+            builder.max_concurrent_streams(100); // the API server's own number, unless configured
             builder.serve_connection(io, service).await
         } else {
             hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await

@@ -44,6 +44,8 @@ impl State {
                 self.life.deaf(now);
                 for stream in self.streams.values_mut() {
                     stream.starved = false;
+                    // What the pod could not say meanwhile is still on its way.
+                    stream.activity = now;
                 }
                 true
             }
@@ -85,9 +87,10 @@ impl State {
     }
 
     fn stream_due(&mut self, now: Instant, pair: PairId) {
+        let paused = self.paused.is_some();
         let Some(stream) = self.streams.get_mut(&pair) else { return };
         stream.timer = None;
-        if self.paused.is_some() && now >= stream.answer_due {
+        if paused && now >= stream.answer_due {
             // While nothing is read the answer may lie there.
             stream.answer_due = now + OPEN_ANSWER;
         }
@@ -110,7 +113,7 @@ impl State {
             }
             Local::Open => {}
             Local::Withheld { answered } => {
-                let due = stream.activity + stream.withhold_for(answered);
+                let due = stream.silent_at(now, paused, stream.withhold_for(answered));
                 if due > now || stream.has_output() {
                     let again = due.max(now + Duration::from_millis(10));
                     self.arm(pair, again);
@@ -123,7 +126,7 @@ impl State {
                 self.arm(pair, now + AFTER_FINISH);
             }
             Local::Passed => {
-                let due = stream.activity + AFTER_FINISH;
+                let due = stream.silent_at(now, paused, AFTER_FINISH);
                 if due > now {
                     self.arm(pair, due);
                 } else {

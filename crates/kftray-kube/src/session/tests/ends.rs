@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::peer::{Peer, pattern, recv, recv_all, recv_exact, send};
 use super::{BOTH, session};
 use crate::connect::{CarrierIo, Protocol};
+use crate::session::limits::{AFTER_FINISH, WITHHOLD_IDLE, WITHHOLD_PRESSURE};
 use crate::session::{Observer, Placement, Session};
 
 const REFUSED: &[u8] =
@@ -208,6 +209,49 @@ async fn an_end_before_the_answer_is_withheld_for_a_minute() {
     drop(channel);
     tokio::time::sleep(Duration::from_millis(1)).await;
     assert_eq!(session.entries(), 0);
+}
+
+/// An event stream whose reader was stopped: nobody hears it, and it would go on for ever.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_keeps_talking_to_a_client_that_is_gone_is_told() {
+    for (answered, pause, limit) in [
+        (true, Duration::from_millis(100), WITHHOLD_PRESSURE),
+        (false, Duration::from_secs(5), WITHHOLD_IDLE),
+    ] {
+        let (session, mut peer) = session(Protocol::Spdy).await;
+        let mut channel = session.open(80, Bytes::from_static(b"?"), None).unwrap();
+        let pair = peer.accept().await;
+        peer.take(pair.data, 1).await;
+        if answered {
+            peer.data(pair.data, b"!", false).await;
+            assert_eq!(recv_exact(&mut channel, 1).await, b"!");
+        }
+        channel.finish();
+        assert!(!channel.close(), "it is kept until the pod ends");
+        let start = Instant::now();
+        let mut talk = async || {
+            loop {
+                peer.data(pair.data, b"!", false).await;
+                assert_eq!(recv_exact(&mut channel, 1).await, b"!");
+                if let Ok(frame) = timeout(pause, peer.frame()).await {
+                    return frame;
+                }
+                assert!(start.elapsed() < 2 * (limit + AFTER_FINISH), "never told");
+            }
+        };
+        let end = talk().await;
+        assert!(matches!(end, Some(Frame::Data(chunk)) if chunk.stream == pair.data && chunk.fin));
+        // Not at once: what the client had asked for last may still be done.
+        let told = start.elapsed();
+        assert!(told > limit / 2 && told < limit + Duration::from_millis(50), "{told:?}");
+        // A runtime closes now; a server that does not has lost the stream.
+        assert!(matches!(talk().await, Some(Frame::RstStream { stream, .. }) if stream == pair.data));
+        assert!(start.elapsed() < limit + AFTER_FINISH + Duration::from_millis(50), "{:?}", start.elapsed());
+        assert!(recv(&mut channel).await.is_err());
+        drop(channel);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        assert_eq!(session.entries(), 0);
+    }
 }
 
 #[tokio::test(start_paused = true)]

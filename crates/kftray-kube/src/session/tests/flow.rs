@@ -6,12 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use kftray_commons::Code;
 use kftray_portforward::ports::Channel;
+use kftray_spdy::frame::Frame;
 use tokio::time::{Instant, timeout};
 
 use super::peer::{background, pattern, recv, recv_exact, send};
 use super::{BOTH, session, session_with};
 use crate::connect::Protocol;
-use crate::session::limits::{NEIGHBOUR_LIMIT, READ_BATCH, SESSION_BUDGET, STALL_LIMIT, STREAM_BUDGET};
+use crate::session::limits::{
+    AFTER_FINISH, NEIGHBOUR_LIMIT, READ_BATCH, SESSION_BUDGET, STALL_LIMIT, STREAM_BUDGET, WITHHOLD_ANSWERED,
+    WITHHOLD_IDLE,
+};
 use crate::session::{Budget, Placement};
 
 const MIB: usize = 1024 * 1024;
@@ -45,6 +49,60 @@ async fn a_client_that_does_not_read_stops_its_session_at_the_budget() {
         send(&mut slow, b"more").await.unwrap();
         assert_eq!(peer.take(pair.data, 4).await, b"more");
     }
+}
+
+/// A person who pages through a download: `echo GET | nc -N localhost 80 | less`.
+#[tokio::test(start_paused = true)]
+async fn while_nothing_is_read_a_half_closed_download_is_not_taken_for_silent() {
+    for answered in [false, true] {
+        let (session, mut peer) = session(Protocol::Spdy).await;
+        let mut slow = session.open(80, Bytes::from_static(b"GET"), None).unwrap();
+        let pair = peer.accept().await;
+        peer.take(pair.data, 3).await;
+        if answered {
+            peer.data(pair.data, b"!", false).await;
+            recv_exact(&mut slow, 1).await;
+        }
+        slow.finish();
+        for _ in 0..STREAM_BUDGET / (32 * 1024) {
+            peer.data(pair.data, &pattern(1, 32 * 1024), false).await;
+        }
+        // Not a round minute: at the next look the pod has had no time yet to go on.
+        tokio::time::sleep(Duration::from_millis(594_900)).await;
+        recv_exact(&mut slow, STREAM_BUDGET).await;
+        let patience = if answered { WITHHOLD_ANSWERED } else { WITHHOLD_IDLE };
+        if let Ok(frame) = timeout(patience * 9 / 10, peer.frame()).await {
+            panic!("{frame:?}");
+        }
+        peer.data(pair.data, b"the rest", false).await;
+        assert_eq!(recv_exact(&mut slow, 8).await, b"the rest");
+        peer.data(pair.error, b"", true).await;
+        peer.data(pair.data, b"", true).await;
+        assert!(recv(&mut slow).await.unwrap().is_none());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_nothing_is_read_the_pod_may_have_ended() {
+    let (session, mut peer) = session(Protocol::Spdy).await;
+    let mut slow = session.open(80, Bytes::new(), None).unwrap();
+    let pair = peer.accept().await;
+    slow.finish();
+    assert!(matches!(peer.frame().await, Some(Frame::Data(chunk)) if chunk.stream == pair.data && chunk.fin));
+    let expected = pattern(1, 2 * MIB);
+    let data = expected.clone();
+    let server = background(async move {
+        for piece in data.chunks(32 * 1024) {
+            peer.data(pair.data, piece, false).await;
+        }
+        peer.data(pair.error, b"", true).await;
+        peer.data(pair.data, b"", true).await;
+        peer
+    });
+    tokio::time::sleep(20 * AFTER_FINISH).await;
+    assert!(recv_exact(&mut slow, 2 * MIB).await == expected);
+    assert!(recv(&mut slow).await.unwrap().is_none());
+    drop(server);
 }
 
 #[tokio::test(start_paused = true)]
